@@ -52,7 +52,7 @@ export class Broker {
     return (await this.#call("/files", { files })).files;
   }
 
-  /** Sign one request. Those asked for at the same time go in one call.
+  /** Sign one request. Concurrent requests share one call.
    * @param {Asked} asked @returns {Promise<Grant>} */
   sign(asked) {
     return new Promise((resolve, reject) => {
@@ -108,7 +108,7 @@ export class Broker {
     if (response.ok && document && !document.error) return document;
     if (response.ok && !text) return {};
     const after = retryAfter(response.headers.get("Retry-After"));
-    // An answer that is not the broker's, from a proxy or a network's login page, is like none.
+    // An answer that is not the broker's, from a proxy or a network's login page, counts as none.
     if (!document) throw new Failed({ where: "broker", status: response.ok ? 0 : response.status, code: "", retryAfter: after });
     throw refusal(response.status, document.error ?? {}, after);
   }

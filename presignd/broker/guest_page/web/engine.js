@@ -1,4 +1,4 @@
-// Carries out what plan.js decides: reserves, hashes, signs, sends, and asks whether it came in.
+// Carries out what plan.js decides: reserves, hashes, signs, sends, and checks that files came in.
 
 import { Failed } from "./failure.js";
 import * as plan from "./plan.js";
@@ -18,12 +18,12 @@ const MOST_RENEWALS = 3;
 export class Engine {
   /** @type {Upload[]} */
   uploads = [];
-  /** @type {"" | "pin" | "ended" | "gone"} why nothing goes on */
+  /** @type {"" | "pin" | "ended" | "gone"} why nothing is sent */
   stopped = "";
   /** @type {import("./broker.js").Checksums} */
   checksums = { put: "md5", parts: "md5" };
   meter = meter();
-  /** @type {Map<Upload, Meter>} of those that are sent now */
+  /** @type {Map<Upload, Meter>} of those being sent */
   meters = new Map();
   /** @type {Map<Upload, AbortController>} */
   #aborts = new Map();
@@ -70,8 +70,8 @@ export class Engine {
     return count;
   }
 
-  /** Go on with files of before a reload: no others, as some of a folder may have been cancelled.
-   * @param {Found[]} found @param {boolean} byHand a person wants it, so that paused ones go on too */
+  /** Continue files of before a reload, and no others, as some of a folder may have been cancelled.
+   * @param {Found[]} found @param {boolean} byHand a person wants it, so paused ones continue, too */
   addAgain(found, byHand) {
     const due = this.uploads.filter(({ state, wasPaused }) => state === "absent" && (byHand || !wasPaused));
     this.add(found.filter((each) => due.some((upload) => plan.isSame(upload, told(each)))));
@@ -96,12 +96,12 @@ export class Engine {
     this.#abort(upload);
     this.uploads.splice(this.uploads.indexOf(upload), 1);
     this.keep.remove(upload);
-    if (upload.ticket) this.broker.cancel(upload.ticket).catch(() => {}); // else it ends by itself
+    if (upload.ticket) this.broker.cancel(upload.ticket).catch(() => {}); // else the ticket ends by itself
     this.changed(upload);
     this.#pump();
   }
 
-  /** Try at once what waits for a later time. */
+  /** Retry at once the requests that wait for a later time. */
   hurry() {
     for (const upload of this.uploads) upload.notBefore = 0;
     this.#reserveAfter = 0;
@@ -113,7 +113,7 @@ export class Engine {
     this.#pump();
   }
 
-  // --- what goes on -----------------------------------------------------------------------------
+  // --- requests ---------------------------------------------------------------------------------
   #pump() {
     if (this.stopped) return;
     this.#reserve();
@@ -166,7 +166,7 @@ export class Engine {
       await this.#do(upload, job, abort.signal);
       Object.assign(upload, { attempt: 0, problem: "" });
     } catch (error) {
-      // What a person stopped, and what belongs to a ticket that was given up, has not failed.
+      // A request that a person stopped, or of a ticket that was given up, has not failed.
       if (!abort.signal.aborted && ticket === upload.ticket) this.#failed(upload, failureOf(error));
     } finally {
       this.#running -= 1;
@@ -183,7 +183,7 @@ export class Engine {
       upload.checksum = await this.#send(upload, job, 0, upload.size, { operation: "put" }, signal);
       upload.stored = true;
     } else if (job.kind === "create") {
-      // One of the whole object: S3 makes it of the parts' CRCs, and has none of their MD5s.
+      // A checksum of the whole object: S3 combines the parts' CRCs, but not MD5s.
       const ofWhole = upload.algorithm === "crc64nvme" ? { checksum: upload.algorithm } : {};
       const { text } = await this.#ask(upload, { operation: "multipart.create", ...ofWhole }, null, signal);
       upload.uploadId = uploadIdOf(text);
@@ -210,7 +210,7 @@ export class Engine {
     const asked = { operation: "multipart.part", upload_id: uploadId, part_number: number };
     let etag = "";
     const checksum = await this.#send(upload, job, from, to, asked, signal, (answer) => (etag = answer.etag));
-    // A store that does not expose the ETag to pages still has the usual one, and lists any other.
+    // A store that does not expose the ETag to pages mostly has the usual one, and its list has any other.
     const usual = upload.algorithm === "md5" ? `"${checksum.split(":")[1]}"` : "";
     if (ticket === upload.ticket) upload.parts[number] = { etag: etag || usual, checksum };
   }

@@ -1,6 +1,6 @@
 /** A request that failed, for `verdict` to judge. */
 export class Failed extends Error {
-  /** @param {import("./plan.js").Failure} failure @param {string} [message] as the other side says it */
+  /** @param {import("./plan.js").Failure} failure @param {string} [message] the server's message */
   constructor(failure, message = "") {
     super(message || failure.code || String(failure.status));
     this.failure = failure;

@@ -14,7 +14,7 @@ export class Hashing {
   #count = 0;
   #most = Math.min(MOST, Math.max(1, navigator.hardwareConcurrency - 1));
 
-  /** Starts the workers at once: later the network may be cut, and their script not be had. */
+  /** Start the workers at once: later the network may be down, and their script can't be loaded. */
   constructor() {
     for (let at = 0; at < this.#most; at++) this.#worker(at);
   }
@@ -47,7 +47,7 @@ export class Hashing {
       if ("checksum" in data) asked?.resolve(data.checksum);
       else asked?.reject(new Failed({ where: "file", status: 0, code: "unreadable" }, data.problem));
     };
-    // Its script could not be had: the network is cut, or the broker restarts. The next question starts another one.
+    // Its script can't be loaded: the network is down, or the broker restarts. The next call starts another one.
     worker.onerror = () => {
       if (this.#workers.get(at) === worker) this.#workers.delete(at);
       for (const [id, asked] of this.#asked) {

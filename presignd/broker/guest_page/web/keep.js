@@ -1,5 +1,5 @@
 // What the browser keeps of each upload (IndexedDB), so that a reload loses nothing. Without IndexedDB, as in some private
-// windows, nothing is kept and all else works.
+// windows, nothing is kept and everything else works.
 
 const UPLOADS = "uploads";
 const HANDLES = "handles";
@@ -81,7 +81,7 @@ export class Keep {
     try {
       if (this.database) write(this.database.transaction(name, "readwrite").objectStore(name));
     } catch {
-      // Kept or not, the upload goes on.
+      // The upload continues even if it can't be kept.
     }
   }
 }

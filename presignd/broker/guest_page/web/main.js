@@ -1,4 +1,4 @@
-// The page of an invitation: puts the parts together and listens to the person.
+// The page of an invitation: creates the parts and handles the person's input.
 
 import { Broker } from "./broker.js";
 import { Engine } from "./engine.js";
@@ -43,7 +43,7 @@ function introduce(allowed) {
   say(byId("limits"), lines.join(" "));
 }
 
-/** Ask what the invitation allows, until there is an answer.
+/** Request what the invitation allows, until there is an answer.
  * @returns {Promise<import("./broker.js").Allowed | "gone" | "ended">} */
 async function allowed() {
   for (let attempt = 1; ; attempt++) {
@@ -105,8 +105,8 @@ function listenToFiles() {
   });
 }
 
-/** Go on with what was dropped before a reload: at once where the browser still may read it and it was not paused, else
- * after a click. */
+/** Continue files that were dropped before a reload: at once if the browser may still read them and they were not
+ * paused, else after a click. */
 async function goOn() {
   if (!engine.uploads.some(({ state }) => state === "absent")) return keep.forgetHandles();
   const handles = await keep.handles();

@@ -8,7 +8,7 @@ export const fromList = (files) =>
 
 /** @typedef {FileSystemFileHandle | FileSystemDirectoryHandle} Handle what the browser can open again after a reload */
 
-/** What was dropped. The list of it is only there while the event is handled, so it is read at once.
+/** The dropped files. Their list only exists while the event is handled, so it is read at once.
  * @param {DataTransfer} data @returns {Promise<{ found: Found[], unread: string[], handles: Handle[] }>} */
 export async function fromDrop(data) {
   const items = Array.from(data.items).filter(({ kind }) => kind === "file");
@@ -31,9 +31,9 @@ async function handlesOf(items) {
   return answers.flatMap((each) => (each.status === "fulfilled" && each.value ? [each.value] : []));
 }
 
-/** The files below handles that may be read. What is gone is left out; Chromium leaves out names, too, that Windows does
- * not allow.
- * @param {Handle[]} handles @param {boolean} ask ask the person for what may not be read; only a click may do that
+/** The files below handles that may be read. Files that are gone are left out; Chromium also leaves out names that
+ * Windows does not allow.
+ * @param {Handle[]} handles @param {boolean} ask ask the person for permission for the others; only a click may do that
  * @returns {Promise<{ found: Found[], isWhole: boolean }>} `isWhole`: all handles may be read */
 export async function fromHandles(handles, ask) {
   /** @type {Found[]} */

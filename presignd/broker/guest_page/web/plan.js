@@ -11,15 +11,15 @@
  * @property {number} modified the file's time, in ms
  * @property {string} type
  * @property {State} state
- * @property {boolean} wasPaused before a reload: then it goes on only when a person wants it
- * @property {string} problem the code of what went wrong last, or ""
+ * @property {boolean} wasPaused before a reload: then it continues only when a person wants it
+ * @property {string} problem the code of the last failure, or ""
  * @property {string} ticket "" before the broker gave one
  * @property {number} partSize 0 for one PUT
  * @property {import("./hasher.js").Algorithm} algorithm of the checksums of its bodies
  * @property {string} uploadId
  * @property {Record<number, Part>} parts those the store has
  * @property {boolean} stored the store has said that it has the whole file, or may have it
- * @property {boolean} unsure the store has to be asked which parts it has
+ * @property {boolean} unsure the store must be asked for the list of its parts
  * @property {string} checksum
  * @property {string} received when, as RFC 3339, or ""
  * @property {File} [file]
@@ -53,7 +53,7 @@ const TRANSITIONS = {
   cancelled: {},
 };
 
-/** The state after an event; an event that means nothing there changes nothing.
+/** The state after an event; an event that the state does not have changes nothing.
  * @param {State} state @param {Event} event @returns {State} */
 export const after = (state, event) => TRANSITIONS[state][event] ?? state;
 
@@ -86,12 +86,12 @@ function dueJob(upload) {
     if (!upload.parts[number] && !upload.busy.has(nameOf({ kind: "part", number }))) return { kind: "part", number };
   }
   if (upload.busy.size) return null;
-  // A store that does not expose ETags to pages tells them in its list.
+  // A store that does not expose ETags to pages has them in its list.
   return Object.values(upload.parts).every(({ etag }) => etag) ? { kind: "complete" } : { kind: "list" };
 }
 
-/** What to begin now: one request of each file in turn, so that small files go beside a large one. `taken` is told each
- * choice at once, so that the next one is another.
+/** What to begin now: one request of each file in turn, so that small files are sent beside a large one. `taken` is
+ * called with each choice at once, so that the next one differs.
  * @param {Upload[]} uploads @param {number} free @param {number} now
  * @param {(upload: Upload, job: Job) => void} taken */
 export function choose(uploads, free, now, taken) {
@@ -110,8 +110,8 @@ export const backoff = (attempt, random) => Math.min(LONGEST_WAIT, FIRST_WAIT * 
 
 /** What a failure means.
  *
- * `retry`: later the same. `again`: at once, with a new signature. `check`: ask the broker whether the file is there.
- * `renew`: begin again with a new ticket. `pin`: ask for the PIN. `ended`: the invitation takes nothing more. `fail`: a
+ * `retry`: send the same later. `again`: send it at once, with a new signature. `check`: ask the broker whether
+ * the file is there. `renew`: begin again with a new ticket. `pin`: ask for the PIN. `ended`: the invitation takes nothing more. `fail`: a
  * person has to do something.
  * @param {Failure} failure @param {number} attempt from 1 @param {number} random 0 to 1 @returns {Verdict} */
 export function verdict(failure, attempt, random) {
@@ -133,8 +133,8 @@ export function verdict(failure, attempt, random) {
 const isPassing = ({ status, code }) =>
   status === 0 || status === 408 || status === 409 || status === 425 || status === 429 || status >= 500 || code === "SlowDown";
 
-/** @param {Failure} failure @returns {Verdict | null} null where only the status tells; an answer without a code is not the
- * broker's but a proxy's */
+/** @param {Failure} failure @returns {Verdict | null} null if only the status decides; an answer without a code is a
+ * proxy's, not the broker's */
 function brokerSays({ status, code }) {
   if (!code) return null;
   if (code === "not_stored" || code === "bad_digest" || code === "upload_refused") return { act: "renew" };
@@ -144,7 +144,7 @@ function brokerSays({ status, code }) {
   return null;
 }
 
-/** @param {Upload} upload @returns {number} bytes that have gone, of what is under way too */
+/** @param {Upload} upload @returns {number} bytes that were sent, those under way included */
 export function sentOf(upload) {
   if (upload.stored || upload.state === "done") return upload.size;
   let sent = 0;
@@ -185,7 +185,7 @@ export function freePath(path, taken) {
   return free;
 }
 
-/** Which parts a store's list proves: those whose size and ETag are the ones noted. An ETag that was not told is noted.
+/** Which parts a store's list proves: those whose size and ETag are as noted. An ETag that was not exposed is noted.
  * @param {Upload} upload @param {{ number: number, etag: string, size: number }[]} listed
  * @returns {Record<number, Part>} */
 export function provenParts(upload, listed) {
@@ -210,12 +210,12 @@ export function rateOf(samples) {
   return first && last.at > first.at ? Math.max(0, ((last.bytes - first.bytes) * 1000) / (last.at - first.at)) : 0;
 }
 
-/** @param {number} left bytes @param {number} rate @returns {number | null} seconds, null where it can't be told */
+/** @param {number} left bytes @param {number} rate @returns {number | null} seconds, null if it is unknown */
 export const secondsLeft = (left, rate) => (rate > 0 ? Math.ceil(left / rate) : null);
 
 /** @typedef {{ slots: number, rate: number, step: 1 | -1 }} Pace */
 
-/** How many requests go side by side: one more for as long as that makes it faster, one fewer when it doesn't.
+/** How many requests are sent at a time: one more for as long as that makes it faster, one fewer when it doesn't.
  * @param {Pace} pace @param {number} rate @returns {Pace} */
 export function adapt(pace, rate) {
   const step = rate >= pace.rate * (pace.step > 0 ? 1.05 : 0.95) ? pace.step : /** @type {1 | -1} */ (-pace.step);

@@ -1,4 +1,4 @@
-// The receipt: what came in, to keep. Pure.
+// The receipt: a text file that lists what came in. Pure.
 
 /** @typedef {{ path: string, size: number, checksum: string, received: string }} Entry */
 
@@ -11,7 +11,7 @@ export const entries = (uploads) =>
 /** @param {string} note @param {string} host @param {Entry[]} files @returns {string} */
 export const asJson = (note, host, files) => `${JSON.stringify({ to: host, note, files }, null, 2)}\n`;
 
-/** One line a file, in columns that stay readable in any editor. Names come last: they may be long.
+/** One line per file, in columns that stay readable in any editor. Names come last: they may be long.
  * @param {string} title @param {string} note @param {string} host @param {Entry[]} files @returns {string} */
 export function asText(title, note, host, files) {
   const width = Math.max(1, ...files.map(({ size }) => String(size).length));

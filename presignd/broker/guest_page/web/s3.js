@@ -2,7 +2,7 @@
 
 import { Failed, retryAfter } from "./failure.js";
 
-/** Without progress for so long, a request is given up: a laptop that slept leaves dead connections. */
+/** A request without progress for so long is given up: a laptop that slept leaves dead connections. */
 const STALLED = 60_000;
 /** Headers that a browser sets itself. */
 const OWN = new Set(["content-length", "host"]);
@@ -52,14 +52,14 @@ export function send(grant, body, signal, progress) {
 }
 
 /** @param {XMLHttpRequest} request @param {string} name in lower case @returns {string} "" too where the store does not
- * expose the header to pages: asking for it by name would be an error in the console */
+ * expose the header to pages: reading it by name would be an error in the console */
 const headerOf = (request, name) =>
   new RegExp(`^${name}: *(.*)$`, "im").exec(request.getAllResponseHeaders())?.[1].trim() ?? "";
 
 /** @param {XMLHttpRequest} request @returns {import("./plan.js").Failure | null} */
 function failureOf(request) {
   const isError = request.status < 200 || request.status > 299;
-  // A store may begin to answer 200 to Complete before it knows, and then tell an error in the body.
+  // A store may begin to answer 200 to Complete before it knows, and then send an error in the body.
   const code = /<Error>[\s\S]*?<Code>([^<]{1,100})<\/Code>/.exec(request.responseText)?.[1] ?? "";
   if (!isError && !code) return null;
   const after = retryAfter(headerOf(request, "retry-after"));

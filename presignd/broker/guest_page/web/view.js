@@ -9,7 +9,7 @@ import * as plan from "./plan.js";
 /** @typedef {{ row: HTMLLIElement, bar: HTMLProgressElement, text: HTMLParagraphElement,
  *   buttons: Record<"pause" | "resume" | "cancel", HTMLButtonElement> }} Row */
 
-/** How far apart the counts are that are said aloud, in ms. */
+/** Pause between two counts that a screen reader announces, in ms. */
 const QUIET = 10_000;
 
 /** @param {string} id @returns {HTMLElement} */
@@ -24,7 +24,7 @@ function element(name, text = "", className = "") {
   return made;
 }
 
-/** Set a text only if it is another one: a screen reader says what changes.
+/** Set a text only if it is another one: a screen reader announces changes.
  * @param {Element} where @param {string} text */
 export function say(where, text) {
   if (where.textContent !== text) where.textContent = text;
@@ -47,13 +47,13 @@ export class View {
     this.again = again;
   }
 
-  /** Show a change with the next frame. Without an upload: whatever is sent now, and the whole.
+  /** Show a change with the next frame. Without an upload: of all that are being sent, and the total.
    * @param {Upload} [upload] */
   changed(upload) {
     if (upload) this.#changed.add(upload);
     if (this.#isDue) return;
     this.#isDue = true;
-    // A hidden tab has no frames, and goes on sending.
+    // A hidden tab has no frames, but continues to send.
     setTimeout(() => this.#show(), document.hidden ? 1000 : 50);
   }
 
@@ -176,7 +176,7 @@ export class View {
     else this.#tell(this.#newsOf(done, uploads.length), uploads.some(({ state }) => state === "waiting"));
   }
 
-  /** Say what is new, once; something else that was said since stays until then.
+  /** Show news, once; another text that was set since stays until the news changes.
    * @param {string} news @param {boolean} [often] it changes often: a screen reader should not say each change */
   #tell(news, often = false) {
     if (news === this.#news || (often && Date.now() < this.#quietUntil)) return;
