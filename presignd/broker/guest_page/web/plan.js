@@ -110,9 +110,9 @@ export const backoff = (attempt, random) => Math.min(LONGEST_WAIT, FIRST_WAIT * 
 
 /** What a failure means.
  *
- * `retry`: send the same later. `again`: send it at once, with a new signature. `check`: ask the broker whether
- * the file is there. `renew`: begin again with a new ticket. `pin`: ask for the PIN. `ended`: the invitation takes nothing more. `fail`: a
- * person has to do something.
+ * `retry`: send the same later. `again`: send it at once, with a new signature. `check`: ask the broker whether the file
+ * is there. `renew`: begin again with a new ticket. `pin`: ask for the PIN. `ended`: the invitation takes nothing more.
+ * `fail`: a person has to do something.
  * @param {Failure} failure @param {number} attempt from 1 @param {number} random 0 to 1 @returns {Verdict} */
 export function verdict(failure, attempt, random) {
   const wait = Math.max(backoff(attempt, random), (failure.retryAfter ?? 0) * 1000);
