@@ -134,8 +134,8 @@ async def test_after_a_reload_no_part_is_sent_again(visit: Visit, tmp_path: Path
     await visit.page.until_says("#list", "Choose this file again")
     await visit.tab.choose(path)
     await expect_all(visit, {"large.bin": path})
-    again = visit.page.parts_sent()[before:]
-    assert sorted(again) == sorted({"1", "2", "3", "4", "5", "6"} - noted)
+    # A busy store may refuse a part for the moment: that one is sent again, as it was not noted.
+    assert {*visit.page.parts_sent()[before:]} == {"1", "2", "3", "4", "5", "6"} - noted
 
 
 @pytest.mark.parametrize(("name", "where"), EVERYWHERE)
