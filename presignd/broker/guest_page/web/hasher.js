@@ -9,15 +9,17 @@ const ALGORITHMS = { md5: Md5, crc64nvme: Crc64 };
 
 /** @typedef {keyof typeof ALGORITHMS} Algorithm */
 /** @typedef {{ id: number, blob: Blob, algorithm: Algorithm }} Question */
-/** @typedef {{ id: number, checksum: string } | { id: number, problem: string }} Answer */
+/** @typedef {{ id: number, checksum: string } | { id: number, problem: string } | { id: number }} Answer the last one says
+ * that a piece was read */
 
 /** @param {Question} question @returns {Promise<string>} as `algorithm:hex` */
-async function checksum({ blob, algorithm }) {
+async function checksum({ id, blob, algorithm }) {
   const sum = new ALGORITHMS[algorithm]();
   for (let at = 0; at < blob.size; at += PIECE) {
     const piece = await blob.slice(at, at + PIECE).arrayBuffer();
     sum.update(new Uint8Array(piece));
     free(piece);
+    postMessage({ id });
   }
   return `${algorithm}:${sum.digest()}`;
 }

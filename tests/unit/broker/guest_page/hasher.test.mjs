@@ -12,7 +12,7 @@ await load("hasher.js");
 
 const answerTo = (question) =>
   new Promise((resolve) => {
-    answered = resolve;
+    answered = (answer) => ("checksum" in answer || "problem" in answer) && resolve(answer);
     ask({ data: question });
   });
 
