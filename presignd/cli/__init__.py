@@ -87,7 +87,7 @@ def load(name: str) -> Any:
 
 def help_of(command: Any) -> str:
     """Return a command's docstring as its help; the example keeps its lines, so that it can be copied."""
-    return inspect.cleandoc(command.__doc__).replace("\n\nExample:", "\n\n\b\nExample:")
+    return inspect.cleandoc(command.__doc__ or "").replace("\n\nExample:", "\n\n\b\nExample:")
 
 
 app = typer.Typer(

@@ -47,6 +47,14 @@ def test_version_is_told() -> None:
     assert CliRunner().invoke(cli.app, ["--version"]).output == f"presignd {__version__}\n"
 
 
+def test_without_docstrings_a_command_has_no_help_and_runs() -> None:
+    """PYTHONOPTIMIZE=2 removes them."""
+    command = [sys.executable, "-OO", "-m", "presignd", "config", "-c", "/nonexistent.toml"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("presignd: /nonexistent.toml: ")
+
+
 def test_help_needs_no_heavy_library() -> None:
     """Completion runs the command at each press of Tab."""
     heavy = "{'aiohttp', 'minio', 'pydantic', 'structlog', 'watchfiles', 'sqlite3', 'asyncio'}"
