@@ -8,19 +8,19 @@ export const fromList = (files) =>
 
 /** @typedef {FileSystemFileHandle | FileSystemDirectoryHandle} Handle what the browser can open again after a reload */
 
-/** The dropped files. Their list only exists while the event is handled, so it is read at once.
- * @param {DataTransfer} data @returns {Promise<{ found: Found[], unread: string[], handles: Handle[] }>} */
+/** The dropped files, which wait for no handles. Their list only exists while the event is handled, so it is read at once.
+ * @param {DataTransfer} data @returns {Promise<{ found: Found[], unread: string[], handles: Promise<Handle[]> }>} */
 export async function fromDrop(data) {
   const items = Array.from(data.items).filter(({ kind }) => kind === "file");
   const entries = items.map((item) => item.webkitGetAsEntry());
-  const opened = handlesOf(items);
-  if (!entries.some(Boolean)) return { found: fromList(data.files), unread: [], handles: await opened };
+  const handles = handlesOf(items);
+  if (!entries.some(Boolean)) return { found: fromList(data.files), unread: [], handles };
   /** @type {Found[]} */
   const found = [];
   /** @type {string[]} */
   const unread = [];
   for (const entry of entries) if (entry) await walk(entry, found, unread);
-  return { found, unread, handles: await opened };
+  return { found, unread, handles };
 }
 
 /** Only Chromium has handles, and refuses them for some folders.
