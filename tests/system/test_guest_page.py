@@ -69,9 +69,13 @@ class Visit:
 
     async def drop(self, path: Path) -> None:
         """Drop a file or a folder, as a person does it with a mouse."""
+        await self.drag(path, "dragEnter", "dragOver", "drop")
+
+    async def drag(self, path: Path, *kinds: str) -> None:
+        """Send events of a mouse that drags a file or a folder, at one place."""
         browser = await self.tab.context.new_cdp_session(self.tab)
         data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
-        for kind in ("dragEnter", "dragOver", "drop"):
+        for kind in kinds:
             await browser.send("Input.dispatchDragEvent", {"type": kind, "x": 200, "y": 200, "data": data})
 
     async def received(self) -> int:
@@ -319,6 +323,18 @@ async def test_a_cut_network_and_a_restarted_broker_are_waited_for(
         await asyncio.to_thread(broker.start)
         await page.all_received()
     assert page.stored() == {"film.bin": path.read_bytes()}
+
+
+async def test_what_is_dropped_comes_in_though_the_page_moves_under_the_pointer(
+    browser: Browser, broker: Sharing, seaweedfs: Store, tmp_path: Path
+) -> None:
+    """As right after a reload, when its buttons appear."""
+    path = file_of(tmp_path, "a.txt", 3)
+    async with visit(browser, broker, seaweedfs) as page:
+        await page.drag(path, "dragEnter", "dragOver")
+        await page.tab.evaluate("() => { document.elementFromPoint(200, 200).style.display = 'none'; }")
+        await page.drag(path, "drop")
+        await page.all_received()
 
 
 class Line:

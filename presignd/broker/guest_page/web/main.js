@@ -84,10 +84,13 @@ function listenToFiles() {
       picker.value = ""; // so that the same file can be chosen again
     });
   }
-  addEventListener("dragover", (event) => {
-    event.preventDefault();
-    byId("drop").classList.add("over");
-  });
+  // Both are accepted: where the page has moved under the pointer, a drop may follow a dragenter alone.
+  for (const kind of ["dragenter", "dragover"]) {
+    addEventListener(kind, (event) => {
+      event.preventDefault();
+      byId("drop").classList.add("over");
+    });
+  }
   addEventListener("dragleave", (event) => {
     if (!event.relatedTarget) byId("drop").classList.remove("over");
   });
@@ -96,8 +99,8 @@ function listenToFiles() {
     byId("drop").classList.remove("over");
     if (!event.dataTransfer || byId("drop").hidden) return;
     const { found, unread, handles } = await fromDrop(event.dataTransfer);
-    handles.forEach((handle) => keep.putHandle(handle));
     add(found, unread);
+    for (const handle of await handles) keep.putHandle(handle);
   });
   addEventListener("paste", (event) => {
     const files = event.clipboardData?.files;
