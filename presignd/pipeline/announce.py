@@ -57,7 +57,7 @@ class Announcer:
         self._roots = roots
         self._on_end = on_end
         self._is_read = is_read
-        self._logged: list[str] = []
+        self._logged: dict[str, None] = {}
         self._flushed = mark()
         self._more = asyncio.Event()
         self._log = get_logger()
@@ -103,7 +103,7 @@ class Announcer:
     def done(self, versions: Sequence[FileVersion], *, replayed: bool = False) -> None:
         """Log ``file.done`` for versions whose end is committed."""
         taken = self._log.info("file.done", each=[self._end(version, replayed=replayed) for version in versions])
-        self._logged += [version.file_id for version in versions[:taken] if self._is_read(version)]
+        self._logged |= dict.fromkeys(version.file_id for version in versions[:taken] if self._is_read(version))
         if not replayed:
             _count(versions)
         for version in versions:
@@ -143,7 +143,10 @@ class Announcer:
 
     async def replay(self) -> None:
         """Log each ``file.done`` again that an earlier run may not have logged, no faster than the log's reader."""
-        ended = await self._ledger.unannounced()
+        logged = {*self._logged}
+        unannounced = await self._ledger.unannounced()
+        logged.update(self._logged)  # a command's file may have ended since the start: it is recorded soon
+        ended = [version for version in unannounced if version.file_id not in logged]
         patience = LOG_SECONDS
         for start in range(0, len(ended), REPLAYED_AT_ONCE):
             self.done(ended[start : start + REPLAYED_AT_ONCE], replayed=True)
@@ -165,13 +168,14 @@ class Announcer:
         The next start logs the rest again, and everything since the last flush if a full disk refused a line of it.
         """
         self._more.clear()
-        count, here = len(self._logged), mark()
+        logged, here = [*self._logged], mark()
         if not await _has_left(here, seconds):
             return False
         none_refused, self._flushed = here.none_refused_since(self._flushed), here
-        if count and none_refused:
-            await self._ledger.record_announced(self._logged[:count])
-        del self._logged[:count]
+        if logged and none_refused:
+            await self._ledger.record_announced(logged)
+        for file_id in logged:
+            self._logged.pop(file_id, None)
         return True
 
 

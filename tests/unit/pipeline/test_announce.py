@@ -106,6 +106,33 @@ def test_a_clock_that_was_set_back_makes_no_negative_duration(lines: Lines) -> N
     assert said(DONE._replace(done_at=NOW - timedelta(hours=1)), lines)["duration_ms"] == 0
 
 
+async def test_what_ended_since_the_start_is_not_said_again(lines: Lines) -> None:
+    """A command's file may end before the start has looked for what the last run left."""
+    before = DONE._replace(file_id="id-0")
+    world = World(before, DONE)
+    world.announcer.done([DONE])
+    await world.announcer.replay()
+    assert [(line["file_id"], "replayed" in line) for line in lines()] == [("id-1", False), ("id-0", True)]
+    assert sorted(world.recorded) == ["id-0", "id-1"]
+
+
+class SlowWorld(World):
+    async def record_announced(self, file_ids: Sequence[str]) -> None:
+        await asyncio.sleep(0)
+        await super().record_announced(file_ids)
+
+
+async def test_what_is_said_while_others_are_recorded_is_recorded_too() -> None:
+    world = SlowWorld()
+    world.announcer.done([DONE])
+    both = [asyncio.ensure_future(world.announcer.flush()) for _ in range(2)]
+    await asyncio.sleep(0)
+    world.announcer.done([DONE._replace(file_id="id-2")])
+    await asyncio.gather(*both)
+    await world.announcer.flush()
+    assert {*world.recorded} == {"id-1", "id-2"}
+
+
 async def test_what_was_said_is_recorded_many_at_a_time_and_once() -> None:
     world = World()
     recording = asyncio.create_task(world.announcer.run())
