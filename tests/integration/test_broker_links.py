@@ -109,18 +109,6 @@ def test_an_id_is_one_objects_alone(broker: Broker, token: str, bucket: str) -> 
     assert put(broker, other, link["id"], bucket=bucket, key="one/a")[0] == 409
 
 
-@pytest.mark.parametrize("method", ["PUT", "DELETE"])
-@pytest.mark.parametrize("wrong", ["short", "x" * 23, "x" * 21 + "!"])
-def test_what_is_no_id_is_told_to_those_with_a_token(
-    broker: Broker, token: str, bucket: str, method: str, wrong: str
-) -> None:
-    asked = {"bucket": bucket, "key": "one/a"}
-    status, answer, _ = broker.call(f"/v1/links/{wrong}", token, asked, method=method)
-    assert (status, answer["error"]["code"]) == (404, "no_such_path")
-    assert "22 characters" in answer["error"]["message"]
-    assert broker.call(f"/v1/links/{wrong}", "", asked, method=method)[0] == 401
-
-
 def test_many_links_are_made_in_one_call_and_a_refusal_stops_no_other(broker: Broker, token: str, bucket: str) -> None:
     links = [{"id": new_id(), "bucket": bucket, "key": f"one/{n}"} for n in range(100)]
     links[7]["key"] = "two/7"

@@ -89,7 +89,6 @@ class LinkCalls:
         return [
             web.put(f"/v1/links/{ONE}", self.put),
             web.delete(f"/v1/links/{ONE}", self.delete),
-            *(web.route(method, "/v1/links/{id}", self.no_id) for method in ("PUT", "DELETE")),
             web.post("/v1/links", self.post),
             web.get("/v1/links", self.listed, allow_head=False),
             web.post("/v1/links/revoke", self.revoke),
@@ -104,11 +103,6 @@ class LinkCalls:
             status = _STATUS.get(result.code, _FORBIDDEN)
             return as_json(wire.error(result.code, result.message), status)
         return as_json(_document(result, token), _CREATED if result.is_new else 200)
-
-    async def no_id(self, request: web.Request) -> web.Response:
-        """Say that the path has no id."""
-        self.calls.authenticated(request)
-        raise Rejected(404, "no_such_path", "an id has 22 characters of base64url: 128 random bits")
 
     @_needing_state
     async def post(self, request: web.Request) -> web.Response:
