@@ -66,9 +66,8 @@ _OF_REQUEST = frozenset(each.name for each in fields(GrantRequest))
 def read_batch(body: bytes) -> ParsedBatch:
     """Return the requests in a body; raise ``TooMany``, or ``ValueError`` that names the wrong field but not its value.
 
-    A value of the wrong type is an error; null is as if the field were left out. A request with an unknown field is
-    refused, because ignoring a mistyped condition would leave the request unconditional. Other requests of a newer
-    daemon still pass.
+    A value of the wrong type is an error. A request with an unknown field is refused, because ignoring a mistyped
+    condition would leave the request unconditional. Other requests of a newer daemon still pass.
     """
     batch, refused = read_items(body, BATCH, "grants", _OF_REQUEST)
     return ParsedBatch(batch.grants, refused)
@@ -95,22 +94,11 @@ def read_one(body: bytes, model: TypeAdapter[T], *, strict: bool = True) -> T:
         raise ValueError(reason_of(problem)) from None
 
 
-def without_nulls(body: bytes) -> bytes:
-    """Return a body's object without the fields that are null; anything else as it is."""
-    try:
-        document = from_json(body)
-    except ValueError:
-        return body
-    if not isinstance(document, dict):
-        return body
-    return to_json({name: value for name, value in document.items() if value is not None})
-
-
 def _without_excess(document: Any, name: str, known: frozenset[str]) -> dict[int, Refusal]:
     """Handle mistakes that can occur so often that pydantic's list of errors would take seconds and gigabytes.
 
-    Unknown fields of items are removed, and the first of each item is reported; nulls are removed, too. Other mistakes
-    are left to pydantic. If a name occurs twice in one object, the last value counts.
+    Unknown fields of items are removed, and the first of each item is reported. Other mistakes are left to
+    pydantic. If a name occurs twice in one object, the last value counts.
     """
     refused: dict[int, Refusal] = {}
     if not isinstance(document, dict):
@@ -127,7 +115,7 @@ def _without_excess(document: Any, name: str, known: frozenset[str]) -> dict[int
             continue
         if unknown := _unknown(item, known):
             refused[number] = Refusal(RefusalCode.UNKNOWN_FIELD, unknown)
-        items[number] = {field: value for field, value in item.items() if field in known and value is not None}
+        items[number] = {field: value for field, value in item.items() if field in known}
         headers = item.get("headers")
         if isinstance(headers, dict) and len(headers) > MAX_HEADERS:
             raise ValueError(f"{name}.{number}.headers: at most {MAX_HEADERS}")

@@ -233,6 +233,7 @@ def test_a_token_asks_for_the_links_that_it_names(broker: Broker, bucket: str) -
     states = {link["ref"]: link["state"] for link in answer["links"]}
     assert (status, answer["next"], states) == (200, None, {first["ref"]: "revoked", second["ref"]: "alive"})
     assert broker.call("/v1/links?refs=", own)[1]["links"] == []
+    assert broker.call(f"/v1/links?refs={named}&after={named}", own)[0] == 404, "such a list has no next page"
 
 
 def test_another_token_revokes_nothing(broker: Broker, token: str, bucket: str) -> None:

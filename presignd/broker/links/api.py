@@ -117,8 +117,11 @@ class LinkCalls:
         token = self._linking(self.calls.authenticated(request))
         refs = request.query.get("refs")
         with self.calls.answering(request):
+            after = request.query.get("after", "")
             if refs is None:
-                found, more = await self._page(token, request.query.get("after", ""))
+                found, more = await self._page(token, after)
+            elif after:
+                raise Rejected(404, "unknown_link", "after: a list by refs has no next page")
             else:
                 found, more = await self.links.of_refs(token.name, refs.split(",")), None
         now = utcnow()

@@ -114,7 +114,7 @@ def read_links(body: bytes) -> ParsedLinks:
 
 def read_link(body: bytes, link_id: str) -> ParsedLinks:
     """Return the link of a ``PUT``; raise ``ValueError`` as ``read_links`` does."""
-    terms = wire.read_one(wire.without_nulls(body), TERMS)
+    terms = wire.read_one(body, TERMS)
     known = {each.name: getattr(terms, each.name) for each in fields(LinkTerms)}
     return ParsedLinks([LinkRequest(id=link_id, **known)], {})
 

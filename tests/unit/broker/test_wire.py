@@ -7,7 +7,6 @@ import tracemalloc
 
 import pytest
 
-from presignd.broker.links.request import read_link
 from presignd.broker.wire import MAX_BODY, MAX_HEADERS, TooMany, read_batch
 
 ASKED = {"operation": "get", "bucket": "b", "key": "k", "expires": 1}
@@ -58,17 +57,3 @@ def test_values_are_read_as_they_were_sent() -> None:
     for mistyped in ({"size": "5"}, {"size": 5.0}, {"public": 1}, {"date": 5.5}, {"key": None}):
         with pytest.raises(ValueError, match=next(iter(mistyped))):
             read_batch(body([{**ASKED, **mistyped}]))
-
-
-def test_null_is_as_if_the_field_were_left_out() -> None:
-    nothing = {"size": None, "content_type": None, "checksum": None, "headers": None, "upload_id": None}
-    assert read_batch(body([{**ASKED, **nothing}])) == read_batch(body([ASKED]))
-    assert read_link(b'{"bucket": "b", "key": "k", "pin": null, "note": null}', "i") == read_link(
-        b'{"bucket": "b", "key": "k"}', "i"
-    )
-
-
-@pytest.mark.parametrize("wrong", [b"", b"[]", b"null", b'{"bucket": null, "key": "k"}'])
-def test_what_is_no_link_stays_none_without_its_nulls(wrong: bytes) -> None:
-    with pytest.raises(ValueError, match=r"JSON|object|bucket"):
-        read_link(wrong, "i")
