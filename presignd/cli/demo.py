@@ -104,7 +104,7 @@ async def show_arrivals(config: Config, arrived: asyncio.Queue[tuple[NewArrival,
 
 
 def greet(shown: Path, address: str) -> None:
-    """Say what to do with the demo in the folder that the user calls ``shown``; ``address`` is its invitation's."""
+    """Print how to use the demo. ``shown`` is its folder as the user wrote it, ``address`` its invitation's address."""
     drop, control = shown / "drop", shown / "state" / "control.sock"
     out.say(f"Drop files into {drop}. Links appear here and work while this runs. Press Ctrl-C to stop.")
     out.say(f"Try:  echo hi > {quoted(drop / 'hi.txt')}   then open its link in a browser, or use curl")

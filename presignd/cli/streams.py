@@ -74,7 +74,7 @@ def not_written(problem: OSError) -> Unavailable:
 
 
 def escape_what_stdout_lacks() -> None:
-    r"""Have stdout write ``\u6f22`` for a character that its encoding lacks (Latin-1, ASCII): names may have any.
+    r"""Make stdout write a character that its encoding lacks (Latin-1, ASCII) as ``\u6f22``: names may have any.
 
     In JSON this is the same text.
     """

@@ -106,7 +106,7 @@ class PublicInvitations:
         return as_json(asking.allowed(invitation, checksums._asdict()), headers={"Vary": "Accept"})
 
     async def other(self, request: web.Request) -> web.StreamResponse:
-        """Say that there is no such invitation."""
+        """Answer that there is no such invitation."""
         self._misses.take(self.calls.client(request), utcnow())
         return self._refused(request, _unknown())
 
