@@ -18,11 +18,10 @@ from presignd.config import WatchConfig
 from presignd.ledger import Ledger, open_ledger
 from presignd.model import FileVersion, NewVersion
 from presignd.pipeline.files.folder import Folder
+from presignd.pipeline.files.hash import Prepared
 from presignd.pipeline.files.lease import ignore_sigio
-from presignd.pipeline.files.prepared import Prepared
 from presignd.pipeline.settle.settler import Settler
-from presignd.pipeline.watch.pauses import PAUSES, Pauses
-from presignd.pipeline.watch.watcher import Watcher
+from presignd.pipeline.watch.watcher import PAUSES, Pauses, Watcher
 
 PATIENCE = 60.0
 """Seconds after which a promise counts as broken: far more than any of them takes."""

@@ -18,7 +18,7 @@ from presignd.ledger import Enqueued, Ledger
 from presignd.ledger.changes import Claim
 from presignd.ledger.rows import as_recorded
 from presignd.model import FileVersion, NewVersion, State
-from presignd.pipeline.files.prepared import Prepared
+from presignd.pipeline.files.hash import Prepared
 from presignd.pipeline.stage import MOST, TURN, Item
 from presignd.pipeline.suspects import Suspects, Turn
 from presignd.pipeline.upload.uploader import Uploader

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from presignd.ledger import Ledger
 from presignd.model import NewVersion, Source, State
 from presignd.pipeline.announce import Announcer
-from presignd.pipeline.files.prepared import Prepared
+from presignd.pipeline.files.hash import Prepared
 from presignd.pipeline.in_effect import InEffect
 from presignd.pipeline.intake import UPLOAD_PRIORITIES
 

@@ -18,7 +18,7 @@ from typing import Generic, NamedTuple, TypeVar
 from presignd.ledger import Ledger
 from presignd.ledger.changes import Change
 from presignd.model import FileVersion, Fingerprint, Link
-from presignd.pipeline.files.prepared import Prepared
+from presignd.pipeline.files.hash import Prepared
 from presignd.system.threads import run
 
 T = TypeVar("T")

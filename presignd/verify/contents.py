@@ -15,9 +15,8 @@ from typing import Any, ParamSpec, TypeVar
 from presignd.config import WatchConfig
 from presignd.errors import PresigndError, Refused, fault
 from presignd.model import FileVersion
-from presignd.pipeline.files.folder import Folder
+from presignd.pipeline.files.folder import Folder, numbered_names
 from presignd.pipeline.files.hash import Digest, checksum_like, fingerprint_of, read_at
-from presignd.pipeline.files.rename import numbered_names
 from presignd.pipeline.finish.target import target_of
 from presignd.s3.checksums import algorithm_of
 from presignd.system.filesystem import close_quietly

@@ -19,7 +19,7 @@ from presignd.config import Config
 from presignd.ledger import Ledger, open_ledger
 from presignd.model import Fingerprint, State
 from presignd.pipeline.files.folder import Folder
-from presignd.pipeline.files.prepared import TINY
+from presignd.pipeline.files.hash import TINY
 from tests.faulty_s3 import FaultyS3
 from tests.mounts import bind
 from tests.running import Running, config, running, watch

@@ -21,8 +21,8 @@ from presignd.errors import Fault, Unavailable, UsageError
 from presignd.model import Fingerprint
 from presignd.pipeline.files import folder as module
 from presignd.pipeline.files.folder import Folder, Gone, NotRegular
+from presignd.pipeline.files.hash import TINY, prepare
 from presignd.pipeline.files.ignore import Ignore
-from presignd.pipeline.files.prepared import TINY, prepare
 from presignd.pipeline.watch.scan import BATCH, MAX_BATCH, Scan
 from presignd.system import filesystem
 from presignd.system.filesystem import read_cached

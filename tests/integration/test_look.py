@@ -15,9 +15,8 @@ import pytest
 from presignd.config import WatchConfig
 from presignd.model import FileVersion, Fingerprint, State
 from presignd.pipeline.files.folder import Folder
-from presignd.pipeline.files.ignore import Ignore
+from presignd.pipeline.files.ignore import Ignore, Unfinished
 from presignd.pipeline.files.lease import WriterCheck, ignore_sigio
-from presignd.pipeline.files.unfinished import Unfinished
 from presignd.pipeline.settle.looker import Looker
 from presignd.pipeline.watch.scan import Scan
 from tests.finishing import failing

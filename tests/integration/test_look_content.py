@@ -12,10 +12,9 @@ import pytest
 from presignd.config import WatchConfig
 from presignd.errors import fault
 from presignd.pipeline.files.folder import Folder
-from presignd.pipeline.files.hash import read_at
+from presignd.pipeline.files.hash import Read, read_at
+from presignd.pipeline.files.ignore import Unfinished
 from presignd.pipeline.files.lease import WriterCheck
-from presignd.pipeline.files.prepared import Read
-from presignd.pipeline.files.unfinished import Unfinished
 from presignd.pipeline.settle.decide import Look
 from presignd.pipeline.settle.looker import Looker
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from presignd.pipeline.files.rename import rename_to_free
+from presignd.pipeline.files.folder import rename_to_free
 from presignd.system import syscalls
 from presignd.system.durable import rename_noreplace, sync
 from tests.finishing import failing

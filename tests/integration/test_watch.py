@@ -23,10 +23,9 @@ from presignd.config import WatchConfig
 from presignd.errors import fault
 from presignd.model import Listed, State
 from presignd.pipeline.files.folder import Folder
-from presignd.pipeline.files.ignore import Ignore
-from presignd.pipeline.files.unfinished import Unfinished
-from presignd.pipeline.watch.findings import Findings, look_at
+from presignd.pipeline.files.ignore import Ignore, Unfinished
 from presignd.pipeline.watch.source import Hints
+from presignd.pipeline.watch.watcher import Findings, look_at
 from tests.mounts import short_queue
 from tests.unprivileged import without_rights, world_readable
 from tests.watching import EVENTS, watching

@@ -16,11 +16,11 @@ from watchfiles import Change, awatch
 
 from presignd.errors import fault
 from presignd.pipeline.files.folder import Folder
-from presignd.pipeline.watch import coverage, scanner
+from presignd.pipeline.watch import scan
 from presignd.pipeline.watch import watcher as watch
 from presignd.pipeline.watch.inotify import inotify_source
-from presignd.pipeline.watch.pauses import Pauses
 from presignd.pipeline.watch.source import Hints, SourceEnded
+from presignd.pipeline.watch.watcher import Pauses
 from tests.watching import watching
 
 SOON_AGAIN = Pauses(scan_retry=0.05)
@@ -83,7 +83,7 @@ async def test_while_watches_are_short_it_is_told_once_and_all_are_registered_an
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = [False]
-    monkeypatch.setattr(coverage, "watches_left", lambda _root: left[0])
+    monkeypatch.setattr(scan, "watches_left", lambda _root: left[0])
     async with watching(tmp_path) as drop:
         await drop.scanned()
         await drop.rescan()
@@ -104,7 +104,7 @@ async def test_scans_that_change_nothing_are_told_of_at_debug_and_problems_once(
 
     opened = Folder.open_directory
     monkeypatch.setattr(Folder, "open_directory", refusing)
-    monkeypatch.setattr(scanner, "rescan_interval", lambda *_, **__: 0.02)
+    monkeypatch.setattr(scan, "rescan_interval", lambda *_, **__: 0.02)
     async with watching(tmp_path) as drop:
         await drop.scanned(3)
         (drop.root / "closed").mkdir()

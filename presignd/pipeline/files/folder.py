@@ -13,11 +13,12 @@ import os
 import posixpath
 import stat
 from contextlib import ExitStack, contextmanager, suppress
-from itertools import groupby
+from itertools import chain, count, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from presignd.errors import NO_DESCRIPTORS, Fault, PresigndError, UsageError, reason_of, system_fault
+from presignd.system.durable import rename_noreplace
 from presignd.system.file_lock import flock, lock_folder
 from presignd.system.filesystem import close_quietly, may_hang, mounted_below
 from presignd.system.trust import open_folder, parent_of
@@ -37,6 +38,12 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 INLINE_LIMIT = 8
 """Files of a local folder that can be looked at (10 to 50 µs each) in the time that a thread takes to start."""
+
+NAME_MAX = 255
+"""Bytes in one name, on every filesystem in common use (limits.h)."""
+
+_CONTINUATION = range(0x80, 0xC0)
+"""UTF-8 bytes that continue a character: a name isn't cut before one."""
 
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 _NOT_REGULAR = frozenset({errno.ELOOP, errno.ENXIO, errno.ENODEV})
@@ -330,3 +337,47 @@ def _no_root(watch: WatchConfig, error: OSError) -> UsageError:
         errno.EACCES: "give the daemon's user read and search permission on it and its parents",
     }.get(error.errno or 0, "see the system's message")
     return UsageError(f"watch {watch.name}: {watch.path}: {error.strerror}", fix=fix)
+
+
+# --- free names ---------------------------------------------------------------------------------
+
+
+def rename_to_free(from_dir: int, name: bytes, to_dir: int, wanted: bytes) -> bytes:
+    """Rename to the first free name of ``numbered_names(wanted)``; return that name.
+
+    A name that is this same file already (a crash between link and unlink) counts as free.
+    """
+    candidates = numbered_names(wanted)
+    while True:
+        candidate = next(candidates)
+        try:
+            rename_noreplace(from_dir, name, to_dir, candidate)
+        except FileExistsError:
+            if not _is_same(from_dir, name, to_dir, candidate):
+                continue
+            os.unlink(name, dir_fd=from_dir)
+        return candidate
+
+
+def _is_same(from_dir: int, name: bytes, to_dir: int, other: bytes) -> bool:
+    with suppress(FileNotFoundError):
+        one = os.stat(name, dir_fd=from_dir, follow_symlinks=False)
+        return os.path.samestat(one, os.stat(other, dir_fd=to_dir, follow_symlinks=False))
+    return False
+
+
+def numbered_names(name: bytes) -> Iterator[bytes]:
+    """Yield ``name.ext``, ``name~2.ext``, ``name~3.ext`` …, each within 255 bytes."""
+    stem, suffix = posixpath.splitext(name)
+    return chain([name], (_with_number(stem, suffix, number) for number in count(2)))
+
+
+def _with_number(stem: bytes, suffix: bytes, number: int) -> bytes:
+    mark = b"~%d" % number
+    suffix = suffix[: NAME_MAX - len(mark) - 1]
+    room = NAME_MAX - len(mark) - len(suffix)
+    if len(stem) > room:
+        while room > 1 and stem[room] in _CONTINUATION:
+            room -= 1
+        stem = stem[:room]
+    return stem + mark + suffix

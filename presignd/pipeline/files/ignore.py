@@ -1,4 +1,8 @@
-"""Which files a watch skips, by gitignore syntax, and how markers and link files beside a file are named. Pure."""
+"""Which names a watch skips, which files wait for an unfinished download, how files beside a file are named. Pure.
+
+Firefox makes an empty ``report.pdf`` and fills ``report.pdf.part`` or ``report.k3Jd81-x.pdf.part`` beside it; aria2
+fills ``report.iso`` itself and keeps ``report.iso.aria2`` beside it until it is complete.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,6 @@ from typing import TYPE_CHECKING
 from pathspec import GitIgnoreSpec
 from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
 
-from presignd.pipeline.files.unfinished import CONTROL_SUFFIXES, FILE_SUFFIXES, FOLDER_SUFFIXES
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -21,6 +23,25 @@ if TYPE_CHECKING:
     from pathspec.util import CheckResult
 
     from presignd.config import WatchConfig
+
+FILE_SUFFIXES = (".part", ".partial", ".filepart", ".crdownload", ".opdownload", ".part.minio")
+FOLDER_SUFFIXES = (".download",)
+"""Suffixes of unfinished downloads. Safari's ``*.download`` is a folder."""
+
+CONTROL_SUFFIXES = (".aria2", ".lftp-pget-status")
+"""Suffixes of control files. One exists beside a file that is itself being filled, until that file is complete."""
+
+_CONTROL = tuple(suffix.encode() for suffix in CONTROL_SUFFIXES)
+_ALL = (*(suffix.encode() for suffix in (*FILE_SUFFIXES, *FOLDER_SUFFIXES)), *_CONTROL)
+
+FRESH_SECONDS = 3600.0
+"""Seconds for which an unfinished download counts beside a file that is not empty: an abandoned one stays for ever,
+and the file may be an older, complete one."""
+
+MAX_PER_FILE = 16
+"""Most unfinished downloads that count for one file (those seen last): a user of the folder could make a million."""
+
+_SALTED = re.compile(rb"(?P<stem>.+)\.[\w-]{8}(?P<suffix>(?:\.[^.]+)?)\.part", re.IGNORECASE)
 
 DEFAULTS = (
     *(f"*{suffix}" for suffix in (*FILE_SUFFIXES, *CONTROL_SUFFIXES)),
@@ -237,3 +258,60 @@ def _inside(watch: WatchConfig) -> list[str]:
 
 def _escape(text: str) -> str:
     return GitIgnoreSpecPattern.escape(text)
+
+
+# --- unfinished downloads -----------------------------------------------------------------------
+
+
+def files_waiting_for(path: bytes) -> list[bytes]:
+    """Return the paths of the files that may wait for the unfinished download at ``path``."""
+    folder, slash, name = path.rpartition(b"/")
+    names = [name[: -len(suffix)] for suffix in _ALL if name.lower().endswith(suffix)]
+    if placeholder := _placeholder(name):
+        names.append(placeholder)
+    return [folder + slash + each for each in names if each]
+
+
+def makes_wait(download: bytes, *, size: int, age: float) -> bool:
+    """Return whether a file of ``size`` waits for ``download``, which changed ``age`` seconds ago.
+
+    An empty file waits without limit, and so does one that is itself being filled.
+    """
+    return size == 0 or download.lower().endswith(_CONTROL) or abs(age) < FRESH_SECONDS
+
+
+def _placeholder(name: bytes) -> bytes | None:
+    match = _SALTED.fullmatch(name)
+    return match["stem"] + match["suffix"] if match else None
+
+
+class Unfinished:
+    """The unfinished downloads that were seen in one watch, by the files that may wait for them.
+
+    Events and scans add them, so that a look at a file costs nothing more where there are none.
+    """
+
+    def __init__(self) -> None:
+        self._of: dict[bytes, tuple[bytes, ...]] = {}
+
+    def note(self, download: bytes) -> list[bytes]:
+        """Note an ignored path if it is an unfinished download; return the files that may wait for it."""
+        files = files_waiting_for(download)
+        for file in files:
+            self._of[file] = (*self._without(file, download)[1 - MAX_PER_FILE :], download)
+        return files
+
+    def forget(self, download: bytes) -> None:
+        """Forget an unfinished download that is gone."""
+        for file in files_waiting_for(download):
+            if left := self._without(file, download):
+                self._of[file] = left
+            else:
+                self._of.pop(file, None)
+
+    def of(self, file: bytes) -> tuple[bytes, ...]:
+        """Return the unfinished downloads that ``file`` may wait for."""
+        return self._of.get(file, ())
+
+    def _without(self, file: bytes, download: bytes) -> tuple[bytes, ...]:
+        return tuple(each for each in self.of(file) if each != download)

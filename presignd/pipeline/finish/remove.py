@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING
 
 from presignd.errors import PresigndError, fault, passing, reason_of
 from presignd.model import Fingerprint
-from presignd.pipeline.files.folder import Gone, NotRegular
+from presignd.pipeline.files.folder import Gone, NotRegular, numbered_names, rename_to_free
 from presignd.pipeline.files.hash import READ, checksum_like, fingerprint_of
 from presignd.pipeline.files.ignore import OWN_PREFIX
-from presignd.pipeline.files.rename import numbered_names, rename_to_free
 from presignd.pipeline.finish.safety import (
     Finished,
     FinishOutcome,

@@ -17,7 +17,7 @@ from presignd.states import IN_FLIGHT, LEFT, is_recorded, was_unreadable
 if TYPE_CHECKING:
     from presignd.errors import Fault
     from presignd.model import FileVersion, Fingerprint
-    from presignd.pipeline.files.prepared import Prepared
+    from presignd.pipeline.files.hash import Prepared
 
 LEASE_SETTLE = 1.0
 QUIET_SETTLE = 10.0

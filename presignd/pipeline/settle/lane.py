@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from presignd.errors import Fault
     from presignd.ledger import Ledger
     from presignd.model import FileVersion, Fingerprint, NewVersion
-    from presignd.pipeline.files.prepared import Prepared
+    from presignd.pipeline.files.hash import Prepared
     from presignd.pipeline.intake import Intake
     from presignd.pipeline.settle.decide import Look
     from presignd.pipeline.settle.looker import Looker, Wanted

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING
 from presignd.errors import Fault, FileFault
 from presignd.model import Fingerprint
 from presignd.pipeline.files.folder import Folder, Gone, NotRegular
-from presignd.pipeline.files.hash import checksum_like, fingerprint_of, read_at
-from presignd.pipeline.files.ignore import beside
+from presignd.pipeline.files.hash import Prepared, Read, checksum_like, fingerprint_of, prepare_to_keep, read_at
+from presignd.pipeline.files.ignore import Unfinished, beside, makes_wait
 from presignd.pipeline.files.lease import WriterCheck, has_writer
-from presignd.pipeline.files.prepared import Prepared, Read, prepare_to_keep
-from presignd.pipeline.files.unfinished import Unfinished, makes_wait
 from presignd.pipeline.settle.decide import Look
 from presignd.pipeline.unit.markers import WatchMarkers, marker_of
 from presignd.pipeline.unit.members import folder_of

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from presignd.model import Candidate, Fingerprint, Listed, Source, State
-from presignd.pipeline.files.unfinished import Unfinished
+from presignd.pipeline.files.ignore import Unfinished
 from presignd.pipeline.intake import Intake
 from presignd.pipeline.settle.decide import LOCAL_PRECISION, NETWORK_PRECISION, Rules
 from presignd.pipeline.settle.lane import Algorithms, Lane, Record, Services, SettlingPath, nothing_to_do, read_later

@@ -18,9 +18,8 @@ from presignd.ledger import Ledger
 from presignd.model import FileVersion, Fingerprint
 from presignd.pipeline.faults import Vanished, Writing
 from presignd.pipeline.files.folder import Folder, Gone, NotRegular, os_errors_as_faults
-from presignd.pipeline.files.hash import checksum_like, fingerprint_of
+from presignd.pipeline.files.hash import TINY, Prepared, Read, checksum_like, fingerprint_of, prepare, prepare_to_keep
 from presignd.pipeline.files.lease import has_writer
-from presignd.pipeline.files.prepared import TINY, Prepared, Read, prepare, prepare_to_keep
 from presignd.pipeline.intake import may_number, refuse_too_large
 from presignd.pipeline.key_template import needs_hash, render_for
 from presignd.pipeline.put import PutRequest

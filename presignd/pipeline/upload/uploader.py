@@ -10,8 +10,7 @@ from presignd.ledger import Ledger
 from presignd.model import FileVersion
 from presignd.pipeline.faults import UploadFaults
 from presignd.pipeline.files.folder import Folder
-from presignd.pipeline.files.hash import read_at
-from presignd.pipeline.files.prepared import TINY, Prepared, Read
+from presignd.pipeline.files.hash import TINY, Prepared, Read, read_at
 from presignd.pipeline.put import PutRequest, PutRequests
 from presignd.pipeline.stage import MOST, TURN, Item, Receipt, UrgentFirst, outcomes
 from presignd.pipeline.unit.content import open_made

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from presignd.errors import fault
 from presignd.ledger import Ledger
 from presignd.model import FileVersion, Sent
-from presignd.pipeline.files.prepared import TINY, Prepared
+from presignd.pipeline.files.hash import TINY, Prepared
 from presignd.pipeline.upload.bucket import Bucket, StoredObject
 from presignd.pipeline.upload.collision import Decision, supported_conditions
 from presignd.pipeline.upload.content import Slots, record_intent

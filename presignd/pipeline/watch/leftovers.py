@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING
 from presignd.errors import PresigndError
 from presignd.model import Candidate, Source
 from presignd.pipeline.announce import shown_path
+from presignd.pipeline.files.folder import rename_to_free
 from presignd.pipeline.files.ignore import INBOX_PREFIX, OWN_PREFIX
-from presignd.pipeline.files.rename import rename_to_free
-from presignd.pipeline.watch.pauses import PAUSES
 from presignd.runtime.heartbeat import beat
 from presignd.states import ENDED
 from presignd.system.durable import sync
@@ -46,7 +45,7 @@ class Leftovers:
         ledger: Ledger,
         submit: Callable[[list[Candidate]], None],
         *,
-        pause: float = PAUSES.leftovers,
+        pause: float,
     ) -> None:
         self._watch, self._folder, self._ledger, self._submit = watch, folder, ledger, submit
         self._pause = pause

@@ -17,7 +17,7 @@ from presignd.ledger.changes import Claim
 from presignd.ledger.rows import Claimed, as_recorded
 from presignd.model import FileVersion, Fingerprint, NewVersion, State
 from presignd.pipeline.dispatch import BATCH, Dispatcher
-from presignd.pipeline.files.prepared import Prepared
+from presignd.pipeline.files.hash import Prepared
 from presignd.pipeline.stage import MOST, TURN, Item, Receipt
 from presignd.pipeline.suspects import Suspects
 from presignd.pipeline.upload.uploader import Uploader

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from presignd.pipeline.files import unfinished as module
+from presignd.pipeline.files import ignore as module
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presignd.model import Fingerprint, State
-from presignd.pipeline.files.rename import numbered_names
+from presignd.pipeline.files.folder import numbered_names
 from presignd.pipeline.finish.safety import Observation, Safety, check_content, check_fingerprint
 from tests.versions import in_state
 

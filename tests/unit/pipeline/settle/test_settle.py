@@ -17,8 +17,7 @@ from presignd.errors import Fault
 from presignd.errors import fault as fault_for
 from presignd.ledger import Enqueued, LostUpdate
 from presignd.model import Candidate, FileVersion, Fingerprint, Listed, NewVersion, Source, State
-from presignd.pipeline.files.hash import read_at
-from presignd.pipeline.files.prepared import Prepared, Read
+from presignd.pipeline.files.hash import Prepared, Read, read_at
 from presignd.pipeline.intake import Intake
 from presignd.pipeline.settle import settler as settle
 from presignd.pipeline.settle.decide import LOCAL_PRECISION, NETWORK_PRECISION, Look, Rules

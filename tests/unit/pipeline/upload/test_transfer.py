@@ -13,8 +13,8 @@ from presignd.errors import ChangedFault
 from presignd.ledger import Ledger
 from presignd.model import Fingerprint, State
 from presignd.pipeline.files.folder import Folder
+from presignd.pipeline.files.hash import Prepared
 from presignd.pipeline.files.lease import ignore_sigio
-from presignd.pipeline.files.prepared import Prepared
 from presignd.pipeline.stage import Item
 from presignd.pipeline.upload.bucket import Bucket, StoredObject
 from presignd.pipeline.upload.content import Slots

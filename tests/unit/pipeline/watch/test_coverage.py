@@ -7,7 +7,7 @@ import threading
 from types import SimpleNamespace
 from typing import Any
 
-from presignd.pipeline.watch.coverage import Coverage
+from presignd.pipeline.watch.scan import Coverage
 
 
 async def test_a_mount_that_one_look_saw_is_not_forgotten_by_another_that_began_before() -> None:
