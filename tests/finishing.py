@@ -18,8 +18,7 @@ from presignd.model import FileVersion, Fingerprint, State
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.lease import has_writer, ignore_sigio
 from presignd.pipeline.finish import remove as finish_module
-from presignd.pipeline.finish.remove import keep_move_or_delete
-from presignd.pipeline.finish.safety import Finished
+from presignd.pipeline.finish.remove import Finished, keep_move_or_delete
 from presignd.system import syscalls
 from tests.needs import need
 from tests.versions import in_state

@@ -26,7 +26,7 @@ from presignd.pipeline.intake import UPLOAD_PRIORITIES
 from presignd.pipeline.put import PutHandler, PutRequests
 from presignd.pipeline.record import Recorder
 from presignd.pipeline.settle.settler import Settler
-from presignd.pipeline.unit.markers import Markers
+from presignd.pipeline.unit.folders import Markers
 from presignd.store.signed import SignedStore, register_secrets
 from presignd.system.clock import utcnow
 from presignd.webhooks.schedule import Schedule

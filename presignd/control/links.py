@@ -12,8 +12,7 @@ from presignd.ledger import Ledger
 from presignd.links import last_links
 from presignd.model import FileVersion, Link, State
 from presignd.pipeline.announce import Announcer
-from presignd.pipeline.finish.link import make_link
-from presignd.pipeline.finish.stable import end_after, stable_link, stable_request
+from presignd.pipeline.finish.link import end_after, make_link, stable_link, stable_request
 from presignd.pipeline.in_effect import InEffect
 from presignd.presign.stable import StableLink, StableRequest, id_in, new_link_id, ref_of
 from presignd.telemetry.log import get_logger

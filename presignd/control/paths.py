@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from presignd.config import WatchConfig
     from presignd.control.view import View
     from presignd.model import FileVersion
-    from presignd.pipeline.unit.tree import UnitLook
+    from presignd.pipeline.unit.folders import UnitLook
 
     Present = Mapping["WatchPath", Fingerprint | OSError | None]
 

@@ -25,7 +25,7 @@ from presignd.pipeline.key_template import needs_hash
 from presignd.pipeline.put import PutHandler
 from presignd.pipeline.settle.settler import Settler
 from presignd.pipeline.stream import STDIN, Stream, buffer
-from presignd.pipeline.unit.tree import UnitLook
+from presignd.pipeline.unit.folders import UnitLook
 from presignd.pipeline.upload.breakers import Trip
 from presignd.pipeline.watch.watcher import Watcher
 from presignd.runtime.frames import Frames

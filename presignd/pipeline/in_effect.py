@@ -28,7 +28,7 @@ from presignd.pipeline.put import PutRequests
 from presignd.pipeline.settle.settler import Settler
 from presignd.pipeline.stage import Item
 from presignd.pipeline.suspects import Suspects
-from presignd.pipeline.unit.markers import Markers
+from presignd.pipeline.unit.folders import Markers
 from presignd.pipeline.unit.units import Stages, Units
 from presignd.pipeline.upload.breakers import Breakers
 from presignd.pipeline.upload.bucket import Bucket

@@ -18,7 +18,7 @@ from presignd.errors import Fault, fault
 from presignd.model import Fingerprint
 from presignd.pipeline.files.lease import has_writer
 from presignd.pipeline.finish import remove as finish_module
-from presignd.pipeline.finish.safety import Finished, FinishOutcome
+from presignd.pipeline.finish.remove import Finished, FinishOutcome
 from presignd.system import syscalls
 
 if TYPE_CHECKING:

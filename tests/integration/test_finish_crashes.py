@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from presignd.pipeline.finish.safety import FinishOutcome
+from presignd.pipeline.finish.remove import FinishOutcome
 from presignd.system import syscalls
 
 if TYPE_CHECKING:

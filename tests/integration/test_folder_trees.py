@@ -17,11 +17,11 @@ from presignd.pipeline.faults import Vanished
 from presignd.pipeline.files.folder import Folder, Gone
 from presignd.pipeline.files.ignore import Ignore
 from presignd.pipeline.files.lease import ignore_sigio
-from presignd.pipeline.unit import gather, tree
-from presignd.pipeline.unit.content import open_made
+from presignd.pipeline.unit import folders as unit_folders
+from presignd.pipeline.unit import gather
+from presignd.pipeline.unit.folders import UnitLook, WatchMarkers, look_at_unit, marked_folders, remove_empty, sha256_of
 from presignd.pipeline.unit.gather import Gatherer
-from presignd.pipeline.unit.markers import WatchMarkers
-from presignd.pipeline.unit.tree import UnitLook, look_at_unit, marked_folders, remove_empty, sha256_of
+from presignd.pipeline.unit.manifest import open_made
 from tests.faulty_s3 import FaultyS3
 from tests.folder_units import SHOOT, fill, folders, linked
 from tests.running import Running, config, running
@@ -97,7 +97,7 @@ def test_a_sum_is_that_of_the_version_or_none(
     assert sha256_of(folder, version._replace(path=b"shoot/none"), stop) == ""
     assert sha256_of(folder, version._replace(fingerprint=PRINT), stop) == ""
     with monkeypatch.context() as patched:
-        patched.setattr(tree, "checksum_like", lambda *_, **__: _raise(fault("read_error")))
+        patched.setattr(unit_folders, "checksum_like", lambda *_, **__: _raise(fault("read_error")))
         assert sha256_of(folder, version, stop) == ""
     stop.set()
     assert sha256_of(folder, version, stop) == ""

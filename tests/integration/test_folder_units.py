@@ -17,7 +17,8 @@ from presignd.control.requests import Responder
 from presignd.errors import Refused, TimedOut
 from presignd.model import Listed, Source, State
 from presignd.pipeline.intake import UPLOAD_PRIORITIES
-from presignd.pipeline.unit import gather, tree
+from presignd.pipeline.unit import folders as unit_folders
+from presignd.pipeline.unit import gather
 from presignd.pipeline.watch.scan import Scan
 from tests.faulty_s3 import FaultyS3
 from tests.folder_units import SHOOT, fill, folders, linked, manifest_of, mark, rows, stored
@@ -400,7 +401,7 @@ async def test_a_file_that_is_opened_for_writing_after_its_upload_holds_the_fold
 
 
 async def test_a_folder_whose_sums_are_being_computed_is_not_listed_again(faulty_s3: FaultyS3, tmp_path: Path) -> None:
-    held, real_look, real_sum = threading.Event(), gather.Gatherer._look, tree.sha256_of
+    held, real_look, real_sum = threading.Event(), gather.Gatherer._look, unit_folders.sha256_of
     looks = list[bytes]()
 
     async def look(self: gather.Gatherer, name: bytes, marker: Marker, tasks: asyncio.TaskGroup) -> str:
@@ -429,7 +430,7 @@ async def test_sums_that_the_upload_computed_are_not_computed_again(faulty_s3: F
     async with running(made) as daemon:
         shoot = fill(tmp_path / "drop", "shoot", SHOOT)
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(tree, "checksum_like", _fail)
+            patched.setattr(unit_folders, "checksum_like", _fail)
             await linked(daemon)
     assert checked(stored(faulty_s3, "shoot/")["SHA256SUMS"], shoot) == 0
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 import pytest
 
 from presignd.errors import Fault
-from presignd.pipeline.finish.safety import FinishOutcome
+from presignd.pipeline.finish.remove import FinishOutcome
 from tests.finishing import CONTENT, NOBODY, Place, far, leases, place, verified
 from tests.needs import need
 from tests.running import config, running, watch

@@ -25,8 +25,7 @@ from presignd.model import FileVersion, Fingerprint, State
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.finish import finisher
 from presignd.pipeline.finish.link import Linker
-from presignd.pipeline.finish.remove import keep_move_or_delete
-from presignd.pipeline.finish.safety import Finished, FinishOutcome
+from presignd.pipeline.finish.remove import Finished, FinishOutcome, keep_move_or_delete
 from presignd.pipeline.in_effect import InEffect
 from presignd.pipeline.stage import Item
 from presignd.pipeline.upload.transfer import MAX_KEY_ATTEMPTS, Transfer

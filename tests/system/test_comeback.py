@@ -17,7 +17,7 @@ from unittest.mock import patch
 import pytest
 
 from presignd.pipeline.finish import remove as module
-from presignd.pipeline.finish.safety import Safety
+from presignd.pipeline.finish.remove import Safety
 from tests.finishing import far
 from tests.system.comeback import tries as tries_module
 from tests.system.comeback.racing import racing

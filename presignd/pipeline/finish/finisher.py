@@ -23,8 +23,7 @@ from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.lease import has_writer
 from presignd.pipeline.finish.link import Linker
 from presignd.pipeline.finish.link_file import write_link_file
-from presignd.pipeline.finish.remove import keep_move_or_delete
-from presignd.pipeline.finish.safety import Finished, FinishOutcome, moves_or_deletes
+from presignd.pipeline.finish.remove import Finished, FinishOutcome, keep_move_or_delete, moves_or_deletes
 from presignd.pipeline.stage import Item, Queue, apply_each
 from presignd.runtime.heartbeat import alive
 from presignd.states import Event

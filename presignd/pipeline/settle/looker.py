@@ -13,8 +13,7 @@ from presignd.pipeline.files.hash import Prepared, Read, checksum_like, fingerpr
 from presignd.pipeline.files.ignore import Unfinished, beside, makes_wait
 from presignd.pipeline.files.lease import WriterCheck, has_writer
 from presignd.pipeline.settle.decide import Look
-from presignd.pipeline.unit.markers import WatchMarkers, marker_of
-from presignd.pipeline.unit.members import folder_of
+from presignd.pipeline.unit.folders import WatchMarkers, folder_of, marker_of
 from presignd.runtime.heartbeat import beat
 from presignd.system.filesystem import close_quietly
 

@@ -16,7 +16,7 @@ from presignd.pipeline.intake import Intake
 from presignd.pipeline.settle.decide import LOCAL_PRECISION, NETWORK_PRECISION, Rules
 from presignd.pipeline.settle.lane import Algorithms, Lane, Record, Services, SettlingPath, nothing_to_do, read_later
 from presignd.pipeline.settle.looker import Looker
-from presignd.pipeline.unit.markers import Markers
+from presignd.pipeline.unit.folders import Markers
 from presignd.system.filesystem import has_fine_times, is_network
 
 if TYPE_CHECKING:

@@ -1,13 +1,32 @@
-"""The two own files of a unit, made from its members: the same bytes each time. Pure."""
+"""The two own files of a unit, ``MANIFEST.json`` and ``SHA256SUMS``: the same bytes each time, made from its members.
+
+Each try to upload one makes it anew.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import sys
+import tempfile
 from collections.abc import Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from presignd.ledger.units import Member
+from presignd.model import NO_FILE, FileVersion, Fingerprint
+from presignd.pipeline.faults import Vanished
+from presignd.pipeline.files.folder import os_errors_as_faults
+from presignd.pipeline.put import PutRequest
+from presignd.system.clock import to_micros
+from presignd.system.durable import write_all
+from presignd.system.threads import opened
 from presignd.units import rfc3339
+
+if TYPE_CHECKING:
+    from presignd.ledger import Ledger
+
 
 MANIFEST, SUMS = "MANIFEST.json", "SHA256SUMS"
 """Their names, below the prefix of the unit's keys."""
@@ -44,3 +63,54 @@ def _inside(folder: bytes, member: Member) -> bytes:
 
 def _text(name: bytes) -> str:
     return name.decode("utf-8", "backslashreplace")
+
+
+# --- as files to be uploaded --------------------------------------------------------------------------
+def fingerprint_of_made(content: bytes, made: datetime) -> Fingerprint:
+    """Return the fingerprint of a unit's own file: no inode, and the time at which the unit was made."""
+    return Fingerprint(NO_FILE, len(content), _nanoseconds(made), _nanoseconds(made))
+
+
+async def open_made(ledger: Ledger, version: FileVersion) -> PutRequest:
+    """Return the request that sends a unit's own file: an unnamed file of that content, which the caller closes.
+
+    Raises ``Vanished`` if no unit has this version.
+    """
+    unit = await ledger.units.of_made(version)
+    if unit is None:
+        raise Vanished
+    members = await ledger.units.members_of(unit.id)
+
+    def make() -> int:
+        return _unnamed(_content(version, unit.folder, unit.made, members), unit.made)
+
+    fd = await opened(make, os.close)
+    return PutRequest(fd, None, _no_progress, asyncio.get_running_loop().create_future())
+
+
+def _content(version: FileVersion, folder: bytes, made: datetime, members: Sequence[Member]) -> bytes:
+    return manifest_of(folder, made, members) if version.is_manifest else sums_of(folder, members)
+
+
+def _unnamed(content: bytes, made: datetime) -> int:
+    """Return a descriptor of an unnamed file with the unit's time as its mtime, as the version was queued."""
+    with os_errors_as_faults():
+        fd = _new_file()
+        write_all(fd, content, 0)
+        os.utime(fd, ns=(_nanoseconds(made), _nanoseconds(made)))
+    return fd
+
+
+def _new_file() -> int:
+    if sys.platform == "linux":
+        return os.memfd_create("presignd-unit", os.MFD_CLOEXEC)
+    with tempfile.TemporaryFile() as file:  # pragma: no cover - macOS
+        return os.dup(file.fileno())
+
+
+def _nanoseconds(made: datetime) -> int:
+    return to_micros(made) * 1000
+
+
+def _no_progress(_: int) -> None:
+    """Do nothing: ``status`` shows the progress."""

@@ -13,7 +13,7 @@ from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.hash import TINY, Prepared, Read, read_at
 from presignd.pipeline.put import PutRequest, PutRequests
 from presignd.pipeline.stage import MOST, TURN, Item, Receipt, UrgentFirst, outcomes
-from presignd.pipeline.unit.content import open_made
+from presignd.pipeline.unit.manifest import open_made
 from presignd.pipeline.upload.bucket import Bucket
 from presignd.pipeline.upload.content import Slots
 from presignd.pipeline.upload.transfer import Transfer, algorithms_for, read_whole

@@ -25,7 +25,7 @@ from unittest.mock import patch
 from presignd.model import FileVersion
 from presignd.pipeline.files.lease import has_writer
 from presignd.pipeline.finish import remove as module
-from presignd.pipeline.finish.safety import FinishOutcome
+from presignd.pipeline.finish.remove import FinishOutcome
 from tests.system.comeback.tries import Scene, Tally
 from tests.system.comeback.writer import WAYS, Session, Writer, append
 

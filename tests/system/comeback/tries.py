@@ -22,8 +22,7 @@ from presignd.config import WatchConfig
 from presignd.model import FileVersion
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.lease import has_writer, ignore_sigio
-from presignd.pipeline.finish.remove import keep_move_or_delete
-from presignd.pipeline.finish.safety import Finished, FinishOutcome
+from presignd.pipeline.finish.remove import Finished, FinishOutcome, keep_move_or_delete
 from presignd.system import syscalls
 from tests.finishing import verified
 from tests.system.comeback.writer import WAYS, Session, Writer, clear, found_again

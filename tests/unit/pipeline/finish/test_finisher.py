@@ -20,7 +20,7 @@ from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.finish import finisher as module
 from presignd.pipeline.finish.finisher import Finisher
 from presignd.pipeline.finish.link import Linker
-from presignd.pipeline.finish.safety import Finished, FinishOutcome
+from presignd.pipeline.finish.remove import Finished, FinishOutcome
 from presignd.pipeline.stage import Item
 from tests.links import link
 from tests.versions import in_state

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from presignd.model import Fingerprint, State
 from presignd.pipeline.files.folder import numbered_names
-from presignd.pipeline.finish.safety import Observation, Safety, check_content, check_fingerprint
+from presignd.pipeline.finish.remove import Observation, Safety, check_content, check_fingerprint
 from tests.versions import in_state
 
 VERIFIED = Fingerprint(ino=11, size=5, mtime_ns=1_000, ctime_ns=2_000)

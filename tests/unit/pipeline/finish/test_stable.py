@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from presignd.model import State
-from presignd.pipeline.finish.stable import end_after, stable_request
+from presignd.pipeline.finish.link import end_after, stable_request
 from tests.versions import LATER, NOW, in_state
 
 LINK_ID = "mZt3k2pQv9_xY4-aB1cD5e"

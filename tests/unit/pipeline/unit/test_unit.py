@@ -9,9 +9,9 @@ import pytest
 from presignd.ledger.units import Marker, Member
 from presignd.model import NO_FILE, Fingerprint, Source, State
 from presignd.pipeline.intake import UPLOAD_PRIORITIES
+from presignd.pipeline.unit.folders import Markers, folder_of
+from presignd.pipeline.unit.gather import Gathering, Membership, is_member, membership
 from presignd.pipeline.unit.manifest import manifest_of, sums_of
-from presignd.pipeline.unit.markers import Markers
-from presignd.pipeline.unit.members import Gathering, Membership, folder_of, is_member, membership
 from tests.versions import NOW, PRINT, in_state
 
 PUT, EVENT = UPLOAD_PRIORITIES[Source.PUT], UPLOAD_PRIORITIES[Source.EVENT]

@@ -14,19 +14,61 @@ from presignd.pipeline.files.folder import Folder, Gone, NotRegular
 from presignd.pipeline.files.hash import checksum_like, fingerprint_of
 from presignd.pipeline.files.ignore import beside
 from presignd.pipeline.files.lease import has_writer
-from presignd.pipeline.unit.markers import marker_of
 from presignd.runtime.heartbeat import beat
 from presignd.system.filesystem import close_quietly
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Mapping
 
     from presignd.config import WatchConfig
     from presignd.model import FileVersion
     from presignd.pipeline.files.ignore import Ignore
-    from presignd.pipeline.unit.markers import WatchMarkers
 
 
+def folder_of(path: bytes) -> bytes:
+    """Return the folder (below the watch's root) whose unit the file at ``path`` belongs to."""
+    return path.partition(b"/")[0]
+
+
+# --- markers ------------------------------------------------------------------------------------------
+class WatchMarkers:
+    """The markers of the newest units of one watch, by folder. May be called in any thread."""
+
+    def __init__(self) -> None:
+        self._used: dict[bytes, Marker] | None = None
+
+    def load(self, used: Mapping[bytes, Marker]) -> None:
+        """Load the markers that the ledger has; until then no marker is new."""
+        self._used = dict(used)
+
+    def note(self, folder: bytes, marker: Marker) -> None:
+        """Note that a unit of the folder was made by this marker."""
+        assert self._used is not None, "units are made once the ledger was read"
+        self._used[folder] = marker
+
+    def is_new(self, folder: bytes, found: Marker) -> bool:
+        """Return whether the marker of a folder was written since the folder's newest unit."""
+        return self._used is not None and self._used.get(folder) != found
+
+
+class Markers:
+    """The markers of all watches; they outlive a reload."""
+
+    def __init__(self) -> None:
+        self._watches: dict[str, WatchMarkers] = {}
+
+    def of(self, watch: str) -> WatchMarkers:
+        """Return the markers of one watch."""
+        return self._watches.setdefault(watch, WatchMarkers())
+
+
+def marker_of(st: os.stat_result) -> Marker:
+    """Return the marker in a stat result."""
+    return Marker(st.st_size, st.st_mtime_ns)
+
+
+# --- on disk ------------------------------------------------------------------------------------------
 def marked_folders(folder: Folder, watch: WatchConfig, ignore: Ignore) -> list[tuple[bytes, Marker]]:
     """Return the folders at the top of a watch that have their ready marker, by name; [] while the root is away."""
     with suppress(Gone, NotRegular, Fault, OSError):
