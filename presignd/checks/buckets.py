@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from presignd.checks.base import CheckResult, Context, Outcome, fail, failed, ok, untried, warn
 from presignd.config import WatchConfig
 from presignd.errors import Fault, fault
-from presignd.pipeline.key_template import check_key
+from presignd.pipeline.intake import check_key
 from presignd.presign import Operation
 from presignd.s3.checksums import native
 from presignd.s3.kept import locked_until, lost

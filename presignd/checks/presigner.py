@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from presignd.checks.base import CheckResult, Context, fail, failed, ok, warn
 from presignd.config import Config, WatchConfig
 from presignd.errors import CODES, Fault
-from presignd.pipeline.key_template import check_key
+from presignd.pipeline.intake import check_key
 from presignd.presign import GrantRequest, Operation, Presigner
 from presignd.presign.local import LocalPresigner
 from presignd.presign.remote import BrokerPresigner, Me

@@ -21,7 +21,7 @@ from presignd.ledger import Ledger, Selection
 from presignd.model import Candidate, FileVersion, Link, Source, State
 from presignd.pipeline.announce import Announcer, shown_path
 from presignd.pipeline.in_effect import InEffect, Work
-from presignd.pipeline.key_template import needs_hash
+from presignd.pipeline.intake import needs_hash
 from presignd.pipeline.put import PutHandler
 from presignd.pipeline.settle.settler import Settler
 from presignd.pipeline.stream import STDIN, Stream, buffer

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from presignd.config import PresignConfig, UploadConfig, WatchConfig
 from presignd.errors import Fault, FileFault, GrantFault, PresignerFault, WatchFault, fault
-from presignd.pipeline.key_template import check_key, needs_prefix
+from presignd.pipeline.intake import check_key, needs_prefix
 from presignd.presign import GrantRequest, Operation, signs_checksum_fields
 from presignd.runtime.heartbeat import holding
 from presignd.s3.limits import MAX_PARTS

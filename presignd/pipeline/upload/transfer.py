@@ -20,8 +20,7 @@ from presignd.pipeline.faults import Vanished, Writing
 from presignd.pipeline.files.folder import Folder, Gone, NotRegular, os_errors_as_faults
 from presignd.pipeline.files.hash import TINY, Prepared, Read, checksum_like, fingerprint_of, prepare, prepare_to_keep
 from presignd.pipeline.files.lease import has_writer
-from presignd.pipeline.intake import may_number, refuse_too_large
-from presignd.pipeline.key_template import needs_hash, render_for
+from presignd.pipeline.intake import may_number, needs_hash, refuse_too_large, render_for
 from presignd.pipeline.put import PutRequest
 from presignd.pipeline.stage import Item, Receipt
 from presignd.pipeline.upload import collision

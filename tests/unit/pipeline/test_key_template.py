@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from presignd.config import WatchConfig
 from presignd.errors import FileFault
 from presignd.model import Fingerprint
-from presignd.pipeline.key_template import check_key, needs_hash, render_for
+from presignd.pipeline.intake import check_key, needs_hash, render_for
 from presignd.s3.limits import key_problem
 
 QUEUED = datetime(2026, 3, 4, 23, 30, tzinfo=UTC)
