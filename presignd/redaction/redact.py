@@ -15,6 +15,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from datetime import date, time, timedelta
 from functools import cached_property
 from typing import Any
@@ -27,6 +28,7 @@ the gaps would reveal the secret. No S3 server accepts a secret key shorter than
 
 _MAX_LITERALS = 256
 _MAX_DEPTH = 12
+_MAX_PLAIN = 4096
 
 # --- shapes -------------------------------------------------------------------------------------
 # Every repetition is bounded, or matches in only one way, so that no text takes more than linear time.
@@ -147,12 +149,16 @@ def _hide_shapes(text: str) -> str:
 
 # --- registered secrets --------------------------------------------------------------------------
 class _Literals:
-    """The newest ``_MAX_LITERALS`` registered secrets, in every form they may be printed in."""
+    """The newest ``_MAX_LITERALS`` registered secrets, in every form they may be printed in.
+
+    ``plain`` are texts in which none of ``forms`` was found (``are_plain``).
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._secrets: dict[str, None] = {}
         self.forms: tuple[str, ...] = ()
+        self.plain: set[str] = set()
 
     def add(self, secret: str) -> None:
         with self._lock:
@@ -170,6 +176,7 @@ class _Literals:
     def _compile(self) -> None:
         forms = {form for secret in self._secrets for form in _forms(secret)}
         self.forms = tuple(sorted(forms, key=lambda form: (-len(form), form)))
+        self.plain = set()  # after the forms: what is searched for the old ones meanwhile goes into the old set
 
     def hide(self, text: str) -> str:
         for form in self.forms:
@@ -232,9 +239,25 @@ def is_clean(text: str) -> bool:
         if form in text:
             return False
     lower = text.lower()
-    for word in _SUSPECT_WORDS:  # noqa: SIM110 - a generator would take twice as long, three times a file
+    for word in _SUSPECT_WORDS:  # noqa: SIM110 - a generator would take twice as long, for each list of files
         if word in lower:
             return False
+    return True
+
+
+def are_plain(texts: AbstractSet[Any]) -> bool:
+    """Return whether each text is clean, and JSON's string of it is the text between quotes; others than ``str`` are.
+
+    The last ``_MAX_PLAIN`` are not searched again: the three lines of a file share most of their texts.
+    """
+    plain = _literals.plain
+    new = [text for text in texts - plain if type(text) is str]
+    joined = '"'.join(new)
+    if not (joined.isprintable() and joined.count('"') == max(0, len(new) - 1) and is_clean(joined)):
+        return False
+    if len(plain) > _MAX_PLAIN:
+        plain.clear()
+    plain.update(new)
     return True
 
 

@@ -518,6 +518,13 @@ def test_events_of_a_list_are_the_lines_that_each_alone_would_be(each: list[dict
         redact.forget_all()
 
 
+def test_a_path_that_was_logged_is_redacted_once_it_is_a_secret(lines: Lines) -> None:
+    get_logger().info("file.queued", each=[{"path": "/srv/s3cr3t-l1teral.txt"}])
+    redact.register("s3cr3t-l1teral")
+    get_logger().info("file.done", each=[{"path": "/srv/s3cr3t-l1teral.txt"}])
+    assert [line["path"] for line in lines()] == ["/srv/s3cr3t-l1teral.txt", "/srv/REDACTED.txt"]
+
+
 def test_one_value_that_breaks_in_a_list_breaks_no_other_line(lines: Lines) -> None:
     get_logger().info("x", each=[{"key": "a"}, {"key": Broken(), "token": Broken()}, {"key": "c"}, {"key": NASTY}])
     assert [event["event"] for event in lines()] == ["x"] * 4
