@@ -12,7 +12,7 @@ from presignd.ledger import Ledger
 from presignd.links import last_links
 from presignd.model import FileVersion, Link, State
 from presignd.pipeline.announce import Announcer
-from presignd.pipeline.finish.link import end_after, make_link, stable_link, stable_request
+from presignd.pipeline.finish.link import end_after, link_of, make_link, stable_request
 from presignd.pipeline.in_effect import InEffect
 from presignd.presign.stable import StableLink, StableRequest, id_in, new_link_id, ref_of
 from presignd.telemetry.log import get_logger
@@ -106,7 +106,7 @@ class LinkRequests:
         request = replace(stable_request(dated, ends), max_downloads=terms.downloads, pin=terms.pin)
         if terms.name:
             request = replace(request, filename=terms.name)
-        link = stable_link(dated, await self._make(request), self._announcer.path(version))
+        link = link_of(dated, await self._make(request), self._announcer.path(version))
         self._log(link, by_uid)
         return link
 
@@ -140,7 +140,7 @@ class LinkRequests:
             ends = version.expires_at if version.linked else end_after(version, self._lifetime(version))
             made = await self._make(stable_request(version, ends))
             if made.is_alive:
-                return stable_link(version, made, self._announcer.path(version))
+                return link_of(version, made, self._announcer.path(version))
         return await self._renewed(version) if await work.gives_stable_links(version.watch) else None
 
     async def _renewed(self, version: FileVersion) -> Link:
@@ -151,7 +151,7 @@ class LinkRequests:
         made = await self._make(stable_request(version, ends))
         if made.expires_at != ends:
             version = await self._record(version, expires_at=made.expires_at)
-        return stable_link(version, made, self._announcer.path(version))
+        return link_of(version, made, self._announcer.path(version))
 
     async def _record(self, version: FileVersion, **fields: Any) -> FileVersion:
         """Record a link of a version whose end is committed; the stages have the others in memory."""

@@ -63,46 +63,10 @@ def end_after(version: FileVersion, seconds: int | None) -> datetime | None:
     return None if seconds is None else (version.signed_at or utcnow()) + timedelta(seconds=seconds)
 
 
-def link_to(version: FileVersion, url: str, expires_at: datetime | None, path: str) -> Link:
-    """Return the link of a verified version, presigned or stable."""
-    assert version.key is not None
-    return Link(
-        time=version.signed_at or utcnow(),
-        file_id=version.file_id,
-        watch=version.watch,
-        path=path,
-        bucket=version.bucket,
-        key=version.key,
-        size=version.size,
-        content_type=version.content_type,
-        etag=version.etag,
-        checksum=version.checksum,
-        expires_at=expires_at,
-        url=url,
-        version_id=version.version_id,
-    )
-
-
-def stable_link(version: FileVersion, made: StableLink, path: str) -> Link:
-    """Return the version's link as the broker made it."""
-    return link_to(version, made.url, made.expires_at, path)
-
-
-async def make_link(sign: Sign, version: FileVersion, expires: int, path: str) -> Link:
-    """Return the link of one verified version, signed to expire after ``expires`` seconds. Raises ``Fault``."""
-    return await _signed(sign, link_request(version, expires), version, path)
-
-
-async def _signed(sign: Sign, request: GrantRequest, version: FileVersion, path: str) -> Link:
-    (grant,) = await sign([request])
-    if isinstance(grant, Exception):
-        raise grant
-    return link_of(version, grant, path)
-
-
-def link_request(version: FileVersion, expires: int) -> GrantRequest:
+def link_request(version: FileVersion, expires: int | None) -> GrantRequest:
     """Return the request for a GET of the version, signed at its committed date: the same URL each time."""
     assert version.key is not None
+    assert expires is not None, "a presigned link ends"
     return GrantRequest(
         Operation.GET,
         version.bucket,
@@ -114,9 +78,32 @@ def link_request(version: FileVersion, expires: int) -> GrantRequest:
     )
 
 
-def link_of(version: FileVersion, grant: Grant, path: str) -> Link:
-    """Return the link of a verified version and its grant."""
-    return link_to(version, grant.url, grant.expires_at, path)
+async def make_link(sign: Sign, version: FileVersion, expires: int, path: str) -> Link:
+    """Return the link of one verified version, signed to expire after ``expires`` seconds. Raises ``Fault``."""
+    (grant,) = await sign([link_request(version, expires)])
+    if isinstance(grant, Exception):
+        raise grant
+    return link_of(version, grant, path)
+
+
+def link_of(version: FileVersion, made: Grant | StableLink, path: str) -> Link:
+    """Return the link of a verified version as it was signed, or as the broker made it."""
+    assert version.key is not None
+    return Link(
+        time=version.signed_at or utcnow(),
+        file_id=version.file_id,
+        watch=version.watch,
+        path=path,
+        bucket=version.bucket,
+        key=version.key,
+        size=version.fingerprint.size,
+        content_type=version.content_type,
+        etag=version.etag,
+        checksum=version.checksum,
+        expires_at=made.expires_at,
+        url=made.url,
+        version_id=version.version_id,
+    )
 
 
 def linked_by(version: FileVersion, link: Link) -> FileVersion:
@@ -186,17 +173,18 @@ class Linker:
 
     async def link_again(self, version: FileVersion) -> Link:
         """Return the link of a linked version as ``remake_link`` does, but raise its ``Fault`` at once."""
+        made: Grant | StableLink | Exception
         if version.link_id:
             (made,) = await self._make([stable_request(version, version.expires_at)])
-            if isinstance(made, Fault):
-                raise made
-            return stable_link(version, made, self._path_of(version))
-        assert version.signed_at is not None
-        assert version.expires_at is not None
-        lifetime = version.expires_at - version.signed_at.replace(microsecond=0)
-        request = link_request(version, int(lifetime.total_seconds()))
-        request = replace(request, version_id=version.link_version)
-        return await _signed(self._sign_again, request, version, self._path_of(version))
+        else:
+            assert version.signed_at is not None
+            assert version.expires_at is not None
+            lifetime = version.expires_at - version.signed_at.replace(microsecond=0)
+            request = link_request(version, int(lifetime.total_seconds()))
+            (made,) = await self._sign_again([replace(request, version_id=version.link_version)])
+        if isinstance(made, Exception):
+            raise made
+        return link_of(version, made, self._path_of(version))
 
     async def run(self) -> None:
         """Link the versions that wait, one list after the other, until cancelled."""
@@ -214,8 +202,8 @@ class Linker:
         """Write the lines, then commit; each is retried until it succeeds, and a written line isn't written again."""
         signed, mark = await self._until_done(lambda: self._write(items))
         # Crash window: the next start reads back the lines on disk whose commit is missing.
-        done = [linked_by(item.version, link) for item, link in signed.links]
-        ended = {item.version.file_id: utcnow() for item, _ in signed.links if item.finishes}
+        done, now = [linked_by(item.version, link) for item, link in signed.links], utcnow()
+        ended = {item.version.file_id: now for item, _ in signed.links if item.finishes}
         versions = await self._until_done(lambda: self._ledger.record_linked(done, mark, ended)) if done else []
         for (item, link), version in zip(signed.links, versions, strict=True):
             item.version, item.link = version, link
@@ -253,11 +241,14 @@ class Linker:
     async def _date_again(self, items: Sequence[Item]) -> None:
         """Give links that had to wait a new date: they could have expired by the time they are written."""
         now = self.now()
-        stale = [i for i in items if i.version.signed_at is None or abs(now - i.version.signed_at) > STALE]
-        if stale:
-            dated = await self._ledger.apply_all([Change(item.version, (), {"signed_at": now}) for item in stale])
-            for item, version in zip(stale, dated, strict=True):
-                item.version = version
+        dates = {item.version.signed_at for item in items}  # one for each list of the stage before
+        stale = {date for date in dates if date is None or abs(now - date) > STALE}
+        if not stale:
+            return
+        again = [item for item in items if item.version.signed_at in stale]
+        dated = await self._ledger.apply_all([Change(item.version, (), {"signed_at": now}) for item in again])
+        for item, version in zip(again, dated, strict=True):
+            item.version = version
 
     async def _link_all(self, items: Sequence[Item]) -> _Signed:
         """Make the links; a fault of one file becomes its item's problem, and any other fault is retried."""
@@ -266,37 +257,30 @@ class Linker:
         passed("links.made")
         signed = _Signed()
         for item in items:
-            link = made[item]
-            if isinstance(link, Fault) and not isinstance(link, FileFault):
+            found = made[item]
+            if not isinstance(found, Exception):
+                signed.links.append((item, link_of(item.version, found, self._path_of(item.version))))
+            elif isinstance(found, Fault) and not isinstance(found, FileFault):
                 # Such as that of a bucket whose region can't be looked up while the store is away.
-                signed.delayed.append((item, link))
-            elif isinstance(link, Exception):
-                item.problem = link
-                signed.refused.append(item)
+                signed.delayed.append((item, found))
             else:
-                signed.links.append((item, link))
+                item.problem = found
+                signed.refused.append(item)
         return signed
 
-    async def _presigned(self, items: Sequence[Item]) -> dict[Item, Link | Exception]:
-        grants = await self._sign([_request_of(item) for item in items]) if items else []
-        return {
-            item: grant if isinstance(grant, Exception) else link_of(item.version, grant, self._path_of(item.version))
-            for item, grant in zip(items, grants, strict=True)
-        }
+    async def _presigned(self, items: Sequence[Item]) -> dict[Item, Grant | StableLink | Exception]:
+        requests = [link_request(item.version, item.expires) for item in items]
+        return dict(zip(items, await self._sign(requests), strict=True)) if items else {}
 
-    async def _stable(self, items: Sequence[Item]) -> dict[Item, Link | Exception]:
+    async def _stable(self, items: Sequence[Item]) -> dict[Item, StableLink | Fault]:
         """Make stable links. While the broker's state is away, only these wait; presigned links are still made."""
         if not items:
             return {}
-        found: Sequence[StableLink | Fault]
         try:
             found = await self._make([stable_request(i.version, end_after(i.version, i.expires)) for i in items])
         except Fault as away:
-            found = [away] * len(items)
-        return {
-            item: made if isinstance(made, Fault) else stable_link(item.version, made, self._path_of(item.version))
-            for item, made in zip(items, found, strict=True)
-        }
+            return dict.fromkeys(items, away)
+        return dict(zip(items, found, strict=True))
 
     def _put_back(self, delayed: Sequence[tuple[Item, Fault]]) -> None:
         """Put items that can't be linked now into the queue again after ``RETRY_SECONDS``."""
@@ -321,11 +305,6 @@ class Linker:
         except asyncio.CancelledError:
             await asyncio.wait({appending})
             raise
-
-
-def _request_of(item: Item) -> GrantRequest:
-    assert item.expires is not None, "a presigned link ends"
-    return link_request(item.version, item.expires)
 
 
 def _hand_on(items: Sequence[Item]) -> None:
