@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import pytest
 
@@ -47,7 +48,8 @@ class Place:
     done: Path
 
     def finish(self, writer: Callable[[int], bool | None] = has_writer) -> Finished:
-        return keep_move_or_delete(self.folder, self.watch, self.version, writer)
+        with patch.object(finish_module, "has_writer", writer):
+            return keep_move_or_delete(self.folder, self.watch, self.version)
 
     @property
     def tree(self) -> dict[str, bytes]:

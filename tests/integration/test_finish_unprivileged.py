@@ -33,7 +33,7 @@ from presignd.errors import Fault
 from presignd.model import FileVersion, Fingerprint, State
 from presignd.pipeline.finish.remove import keep_move_or_delete
 from presignd.pipeline.files.folder import Folder
-from presignd.pipeline.files.lease import has_writer, ignore_sigio
+from presignd.pipeline.files.lease import ignore_sigio
 ignore_sigio()
 drop, after, checksum = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 watch = WatchConfig(name="drop", path=drop, bucket="bucket", after=after,
@@ -43,7 +43,7 @@ version = FileVersion(
     state=State.LINKED, bucket="bucket", base_key="k", key="k", content_type="", priority=0,
     queued_at=datetime.now(UTC), checksum=checksum)
 try:
-    print(keep_move_or_delete(Folder(watch), watch, version, has_writer).outcome)
+    print(keep_move_or_delete(Folder(watch), watch, version).outcome)
 except Fault as problem:
     print(problem.code, problem.message)
 """

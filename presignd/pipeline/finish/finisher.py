@@ -20,7 +20,6 @@ from presignd.model import Candidate, FileVersion, Link, Source, State
 from presignd.pipeline.announce import Announcer
 from presignd.pipeline.faults import Quarantine
 from presignd.pipeline.files.folder import Folder
-from presignd.pipeline.files.lease import has_writer
 from presignd.pipeline.finish.link import Linker
 from presignd.pipeline.finish.link_file import write_link_file
 from presignd.pipeline.finish.remove import Finished, FinishOutcome, keep_move_or_delete, moves_or_deletes
@@ -81,6 +80,7 @@ class Finisher:
         first_pause: float = FIRST_PAUSE,
     ) -> None:
         self._watches, self._folders, self._ledger = watches, folders, ledger
+        self._keep = {name for name, watch in watches.items() if watch.after == "keep" and not watch.link_file}
         self._linker, self._announcer, self._quarantine, self._submit = linker, announcer, quarantine, submit
         self._leave, self._first_pause = leave, first_pause
         self._jobs: dict[str, asyncio.Queue[_Job]] = {name: asyncio.Queue() for name in watches}
@@ -93,6 +93,8 @@ class Finisher:
 
     def has_work(self, version: FileVersion) -> bool:
         """Return whether the file must be moved, deleted or given a link file once its link is made."""
+        if version.watch in self._keep:
+            return False
         watch = self._watches[version.watch]
         return _may_have_link_file(watch, version) or moves_or_deletes(watch, version)
 
@@ -165,7 +167,7 @@ class Finisher:
         if job.needs_link_file:
             await self._write_link_file(job, folder, watch)
         if job.done is None or job.done.busy:
-            job.done = await asyncio.to_thread(keep_move_or_delete, folder, watch, job.version, has_writer)
+            job.done = await asyncio.to_thread(keep_move_or_delete, folder, watch, job.version)
             if job.left_out and job.done.outcome not in (FinishOutcome.KEPT, FinishOutcome.GONE):
                 job.needs_link_file = True  # the folder is there again
         if job.done.problem:

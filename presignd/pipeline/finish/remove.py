@@ -24,6 +24,7 @@ from presignd.model import Fingerprint
 from presignd.pipeline.files.folder import Gone, NotRegular, numbered_names, rename_to_free
 from presignd.pipeline.files.hash import READ, checksum_like, fingerprint_of
 from presignd.pipeline.files.ignore import OWN_PREFIX
+from presignd.pipeline.files.lease import has_writer
 from presignd.pipeline.finish.target import target_of
 from presignd.runtime.crash_points import passed
 from presignd.runtime.heartbeat import beat
@@ -31,14 +32,10 @@ from presignd.system.durable import sync, write_all
 from presignd.system.filesystem import close_quietly
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from presignd.config import WatchConfig
     from presignd.errors import Fault
     from presignd.model import FileVersion
     from presignd.pipeline.files.folder import Folder
-
-    HasWriter = Callable[[int], bool | None]
 
 COARSE_CLOCK = 0.02
 """Seconds after which a change surely gets another timestamp (coarse before Linux 6.13)."""
@@ -123,7 +120,7 @@ def moves_or_deletes(watch: WatchConfig, version: FileVersion) -> bool:
 
 
 # --- removing it ------------------------------------------------------------------------------------
-def keep_move_or_delete(folder: Folder, watch: WatchConfig, version: FileVersion, has_writer: HasWriter) -> Finished:
+def keep_move_or_delete(folder: Folder, watch: WatchConfig, version: FileVersion) -> Finished:
     """Keep, move or delete the file of a linked version, as ``watch.after`` says.
 
     May be called again after a crash or failure at any point. A file that ``put`` handed over from outside the watch
@@ -134,31 +131,29 @@ def keep_move_or_delete(folder: Folder, watch: WatchConfig, version: FileVersion
     if not version.checksum:
         raise fault("finish_failed", "no checksum of it is known to compare with")
     try:
-        return _run(folder, watch, version, has_writer)
+        return _run(folder, watch, version)
     except (OSError, PresigndError) as error:
         if problem := passing(error):
             return Finished(FinishOutcome.BUSY, version.path, problem)
         raise fault("finish_failed", _reason(error)) from None
 
 
-def _run(folder: Folder, watch: WatchConfig, version: FileVersion, has_writer: HasWriter) -> Finished:
+def _run(folder: Folder, watch: WatchConfig, version: FileVersion) -> Finished:
     try:
         with folder.dir_fd(version.path) as directory:
-            done = _Removal(folder, directory, watch, version, has_writer).run()
+            done = _Removal(folder, directory, watch, version).run()
             if done.outcome is FinishOutcome.GONE:
                 sync(directory)
     except (Gone, NotRegular):
         done = Finished(FinishOutcome.GONE)
     if done.outcome is FinishOutcome.GONE:
+        # An earlier run moved it, or another program did, maybe with its folder.
         _clean_up_target(folder, watch, version)
     return done
 
 
 def _clean_up_target(folder: Folder, watch: WatchConfig, version: FileVersion) -> None:
-    """Sync what an earlier run moved before its sync failed, and remove a partial copy that a crash left.
-
-    The file itself is gone: that run moved it, or another program did, maybe with its folder.
-    """
+    """Sync what an earlier run moved before its sync failed, and remove a partial copy that a crash left."""
     if watch.after != "move":
         return
     with ExitStack() as opened:
@@ -187,22 +182,18 @@ class _UnsafeError(Exception):
 class _Removal:
     """The steps for one file; ``directory`` is the descriptor of the directory that holds it."""
 
-    def __init__(
-        self, folder: Folder, directory: int, watch: WatchConfig, version: FileVersion, has_writer: HasWriter
-    ) -> None:
-        self._folder, self._directory, self._watch = folder, directory, watch
-        self._version, self._has_writer = version, has_writer
+    def __init__(self, folder: Folder, directory: int, watch: WatchConfig, version: FileVersion) -> None:
+        self._folder, self._directory, self._watch, self._version = folder, directory, watch, version
         self._parent, self._name = posixpath.split(version.path)
         self._aside = _aside_name(version)
         self._copy_name = self._aside + b".copy"
 
     def run(self) -> Finished:
         if _exists(self._directory, self._aside):
-            self._remove_partial_copy()
-        else:
-            early = self._set_aside()
-            if early is not None:
-                return early
+            with suppress(OSError):  # a crash may have left a partial copy, and this run may not copy at all
+                _clean_up_target(self._folder, self._watch, self._version)
+        elif early := self._set_aside():
+            return early
         return self._remove_or_put_back()
 
     def _set_aside(self) -> Finished | None:
@@ -244,12 +235,12 @@ class _Removal:
             raise
 
     def _observe(self, fd: int) -> Observation:
-        return Observation(fingerprint_of(fd), self._has_writer(fd))
+        return Observation(fingerprint_of(fd), has_writer(fd))
 
     def _observe_by_name(self, fd: int) -> Observation:
         """Observe the file at the name aside, so that the file that is removed is the one that was read."""
         st = os.stat(self._aside, dir_fd=self._directory, follow_symlinks=False)
-        return Observation(Fingerprint.of(st), self._has_writer(fd))
+        return Observation(Fingerprint.of(st), has_writer(fd))
 
     def _compare(self, fd: int) -> Observation:
         """Return the observation that all later ones must equal; raise ``_UnsafeError`` for any difference."""
@@ -341,12 +332,6 @@ class _Removal:
             return content_checksum(copy, self._version)
         finally:
             os.close(copy)
-
-    def _remove_partial_copy(self) -> None:
-        """Remove a partial copy that a crash left: this run may not copy at all."""
-        if self._watch.after == "move":
-            with suppress(OSError), target_of(self._folder, self._watch, self._parent, make=False) as target:
-                os.unlink(self._copy_name, dir_fd=target)
 
     def _put_back(self, why: str = "") -> bytes:
         """Give the file its name back, or a free name if a newer file has that one; return its path."""

@@ -22,6 +22,7 @@ from presignd.config import WatchConfig
 from presignd.model import FileVersion
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.lease import has_writer, ignore_sigio
+from presignd.pipeline.finish import remove
 from presignd.pipeline.finish.remove import Finished, FinishOutcome, keep_move_or_delete
 from presignd.system import syscalls
 from tests.finishing import verified
@@ -71,7 +72,8 @@ class Scene:
 
     def finish(self, version: FileVersion, check: HasWriter) -> Finished:
         """Finish once."""
-        return keep_move_or_delete(self.folder, self.watch, version, check)
+        with patch.object(remove, "has_writer", check):
+            return keep_move_or_delete(self.folder, self.watch, version)
 
     def found(self) -> set[bytes]:
         """Return every token that stands in a file."""
