@@ -164,7 +164,7 @@ async def test_what_changes_between_the_look_and_the_commit_is_looked_at_again(
 
 async def test_a_folder_that_vanished_is_not_an_empty_one(faulty_s3: FaultyS3, tmp_path: Path) -> None:
     async with running(config(tmp_path, faulty_s3, folders(tmp_path))) as daemon:
-        assert (await gatherer_of(daemon)._gather(b"none")).why == "it is away"
+        assert (await gatherer_of(daemon)._gather(b"none"))[1] == "it is away"
 
 
 async def test_sums_of_large_files_are_recorded_one_by_one_and_a_change_ends_them(

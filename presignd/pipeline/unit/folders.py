@@ -1,10 +1,13 @@
-"""The folders of a watch on disk: find those with a marker, hash their files, remove empty ones. Blocking."""
+"""The folders of a watch: find those whose ready marker is new, hash their files, remove empty ones. Blocking.
+
+A marker is new if it was written since the folder's last unit. A unit holds what was there when its marker was written,
+so a file that changes later waits until the marker is written again.
+"""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -71,23 +74,13 @@ def marker_of(st: os.stat_result) -> Marker:
 # --- on disk ------------------------------------------------------------------------------------------
 def marked_folders(folder: Folder, watch: WatchConfig, ignore: Ignore) -> list[tuple[bytes, Marker]]:
     """Return the folders at the top of a watch that have their ready marker, by name; [] while the root is away."""
-    with suppress(Gone, NotRegular, Fault, OSError):
-        return [*_marked(folder, watch, ignore)]
-    return []
-
-
-def _marked(folder: Folder, watch: WatchConfig, ignore: Ignore) -> Iterator[tuple[bytes, Marker]]:
-    fd = folder.open_directory(b"")
-    try:
-        with os.scandir(fd) as entries:
-            names = sorted(os.fsencode(entry.name) for entry in entries if entry.is_dir(follow_symlinks=False))
-        for name in names:
-            beat()
-            if not ignore.ignores_directory(name):
-                with suppress(FileNotFoundError):
-                    yield name, marker_of(os.stat(beside(watch.ready_marker, name), dir_fd=fd, follow_symlinks=False))
-    finally:
-        close_quietly(fd)
+    found = list[tuple[bytes, Marker]]()
+    for name in sorted(_folders_in(folder, b"")):
+        beat()
+        if not ignore.ignores_directory(name):
+            with suppress(Gone, NotRegular, Fault):
+                found.append((name, marker_of(folder.stat(beside(watch.ready_marker, name)))))
+    return found
 
 
 class UnitLook(NamedTuple):
@@ -132,18 +125,19 @@ def remove_empty(folder: Folder, path: bytes) -> None:
     while waiting:
         beat()
         found.append(waiting.pop())
-        waiting += _folders_in(folder, found[-1])
+        waiting += [found[-1] + b"/" + name for name in _folders_in(folder, found[-1])]
     for each in reversed(found):
         with suppress(Gone, NotRegular, Fault, OSError), folder.dir_fd(each) as parent:
             os.rmdir(each.rpartition(b"/")[2], dir_fd=parent)
 
 
 def _folders_in(folder: Folder, path: bytes) -> list[bytes]:
+    """Return the names of the folders in the one at ``path``, [] if it can't be listed."""
     with suppress(Gone, NotRegular, Fault, OSError):
         fd = folder.open_directory(path)
         try:
             with os.scandir(fd) as entries:
-                return [path + b"/" + os.fsencode(one.name) for one in entries if one.is_dir(follow_symlinks=False)]
+                return [os.fsencode(one.name) for one in entries if one.is_dir(follow_symlinks=False)]
         finally:
             close_quietly(fd)
     return []

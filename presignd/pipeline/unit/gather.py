@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
-from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from presignd.errors import Fault
 from presignd.ledger import LostUpdate
@@ -75,64 +74,40 @@ def is_member(version: FileVersion) -> bool:
     return version.priority != UPLOAD_PRIORITIES[Source.PUT]
 
 
-class Membership(Enum):
-    """Whether a file may be in its folder's unit, by its version."""
-
-    MEMBER = "it is stored as it is"
-    CHANGED = "what is stored is not what it holds now"
-    MISSING = "it is not stored yet"
-
-
-def membership(version: FileVersion | None, found: Fingerprint) -> Membership:
-    """Return whether a file with the fingerprint ``found`` may be in its folder's unit.
-
-    ``CHANGED`` is a version that waits for the unit: it must end, because a newer version of its path waits for that.
-    """
-    if version is None or version.state not in MEMBER_STATES:
-        return Membership.MISSING
-    if version.fingerprint == found and version.gone_at is None:
-        return Membership.MEMBER
-    return Membership.CHANGED if version.state is State.VERIFIED and is_member(version) else Membership.MISSING
-
-
-class Gathered(NamedTuple):
-    """What a folder holds: the file_ids of its members, versions that must end, and why it is not complete, or ""."""
-
-    members: list[str]
-    changed: list[FileVersion]
-    why: str
-
-
 class Gathering:
-    """Judges the files of one folder, in any order."""
+    """Judges the files of one folder, in any order: ``members`` has the file_ids of those that may be in its unit.
+
+    ``changed`` are versions that wait for the unit and differ from their files now. They must end, because a newer
+    version of their path waits for that.
+    """
 
     def __init__(self) -> None:
-        self._members: list[str] = []
-        self._changed: list[FileVersion] = []
+        self.members: list[str] = []
+        self.changed: list[FileVersion] = []
         self._lacking, self._first, self._stopped = 0, "", ""
 
     def add(self, path: bytes, found: Fingerprint, version: FileVersion | None) -> None:
-        """Judge one file by the current version of its path."""
-        kind = membership(version, found)
-        if version is not None and kind is Membership.MEMBER:
-            self._members.append(version.file_id)
-            return
-        if version is not None and kind is Membership.CHANGED:
-            self._changed.append(version)
+        """Judge the file at ``path`` with the fingerprint ``found`` by the current version of the path."""
+        if version is not None and version.state in MEMBER_STATES:
+            if version.fingerprint == found and version.gone_at is None:
+                self.members.append(version.file_id)
+                return
+            if version.state is State.VERIFIED and is_member(version):
+                self.changed.append(version)
         self._lacking += 1
         name = path.decode("utf-8", "backslashreplace")
         self._first = self._first or name
         if version is not None and version.state in (State.QUARANTINED, State.IGNORED):
             self._stopped = self._stopped or f"{name} is {version.state}"
 
-    def result(self, problem: str = "") -> Gathered:
-        """Return what was found; ``problem``: what could not be listed."""
-        why = problem
-        if not why and self._lacking:
-            total = self._lacking + len(self._members)
-            which = self._stopped or f"the first is {self._first}"
-            why = f"{self._lacking} of its {total} files are not uploaded yet: {which}"
-        return Gathered(self._members, self._changed, why)
+    @property
+    def why(self) -> str:
+        """Why the folder is not complete, "" if it is."""
+        if not self._lacking:
+            return ""
+        total = self._lacking + len(self.members)
+        which = self._stopped or f"the first is {self._first}"
+        return f"{self._lacking} of its {total} files are not uploaded yet: {which}"
 
 
 # --- the loop of a watch ------------------------------------------------------------------------------
@@ -240,10 +215,10 @@ class Gatherer:
         """Record a folder that is complete; return what it waits for, "" for nothing."""
         if name in self._hashing:
             return HASHING
-        found = await self._gather(name)
+        found, problem = await self._gather(name)
         await self._end(found.changed, Event.SUPERSEDE)
-        if found.why:
-            return found.why
+        if why := problem or found.why:
+            return why
         if await self._ledger.units.without_sha256(found.members, 1):
             self._hashing.add(name)
             title = f"sums of {name.decode('utf-8', 'backslashreplace')}"
@@ -257,8 +232,8 @@ class Gatherer:
             return away.message
         return ""
 
-    async def _gather(self, name: bytes) -> Gathered:
-        """List a folder's files, and judge each by the ledger; only one batch of them is in memory."""
+    async def _gather(self, name: bytes) -> tuple[Gathering, str]:
+        """Judge a folder's files by the ledger, and return why some could not be listed; a batch at a time."""
         gathering, scan = Gathering(), Scan(self._folder, self._ignore, name)
         async with aclosing(scan.in_thread()) as batches:
             async for batch in batches:
@@ -267,7 +242,7 @@ class Gatherer:
                 for path, *rest in batch:
                     gathering.add(path, Fingerprint(*rest), known.get(path))
         there = await asyncio.to_thread(self._folder.still_there) and scan.directories
-        return gathering.result("; ".join(scan.problems[:1]) if scan.problems or there else "it is away")
+        return gathering, "; ".join(scan.problems[:1]) if scan.problems or there else "it is away"
 
     async def _end(self, versions: Sequence[FileVersion], event: Event) -> None:
         """End verified versions whose files changed or are gone before their folder was complete."""

@@ -7,10 +7,10 @@ import json
 import pytest
 
 from presignd.ledger.units import Marker, Member
-from presignd.model import NO_FILE, Fingerprint, Source, State
+from presignd.model import NO_FILE, FileVersion, Fingerprint, Source, State
 from presignd.pipeline.intake import UPLOAD_PRIORITIES
 from presignd.pipeline.unit.folders import Markers, folder_of
-from presignd.pipeline.unit.gather import Gathering, Membership, is_member, membership
+from presignd.pipeline.unit.gather import Gathering, is_member
 from presignd.pipeline.unit.manifest import manifest_of, sums_of
 from tests.versions import NOW, PRINT, in_state
 
@@ -39,27 +39,35 @@ def test_a_put_and_a_units_own_files_are_no_members() -> None:
 def test_only_what_is_stored_as_it_is_may_be_in_a_unit(state: State) -> None:
     version = in_state(state, PATH, priority=EVENT)
     stored = state in (State.VERIFIED, State.LINKED, State.FINISHED)
-    assert membership(version, PRINT) is (Membership.MEMBER if stored else Membership.MISSING)
-    waits = Membership.CHANGED if state is State.VERIFIED else Membership.MISSING
-    assert membership(version, OTHER) is waits
-    assert membership(version._replace(gone_at=NOW), PRINT) is waits
+    assert judged(version, PRINT) == ([version.file_id] if stored else [], [])
+    waits = [version] if state is State.VERIFIED else []
+    assert judged(version, OTHER) == ([], waits)
+    gone = version._replace(gone_at=NOW)
+    assert judged(gone, PRINT) == ([], [gone] if waits else [])
 
 
 def test_a_put_that_changed_is_not_ended_for_the_unit() -> None:
-    assert membership(in_state(State.VERIFIED, PATH, priority=PUT), OTHER) is Membership.MISSING
-    assert membership(None, PRINT) is Membership.MISSING
+    assert judged(in_state(State.VERIFIED, PATH, priority=PUT), OTHER) == ([], [])
+    assert judged(None, PRINT) == ([], [])
+
+
+def judged(version: FileVersion | None, found: Fingerprint) -> tuple[list[str], list[FileVersion]]:
+    """Return the members and what must end of a folder with this one file."""
+    gathering = Gathering()
+    gathering.add(PATH, found, version)
+    assert bool(gathering.why) is not bool(gathering.members)
+    return gathering.members, gathering.changed
 
 
 def test_what_a_folder_waits_for_is_told_a_quarantined_file_first() -> None:
     gathering = Gathering()
     gathering.add(b"shoot/a", PRINT, in_state(State.VERIFIED, b"shoot/a", priority=EVENT))
-    assert gathering.result().why == ""
+    assert gathering.why == ""
     gathering.add(b"shoot/b", PRINT, in_state(State.QUEUED, b"shoot/b"))
-    assert gathering.result().why == "1 of its 2 files are not uploaded yet: the first is shoot/b"
+    assert gathering.why == "1 of its 2 files are not uploaded yet: the first is shoot/b"
     gathering.add(b"shoot/c", PRINT, in_state(State.QUARANTINED, b"shoot/c"))
     gathering.add(b"shoot/d\xff", PRINT, None)
-    assert gathering.result().why == "3 of its 4 files are not uploaded yet: shoot/c is quarantined"
-    assert gathering.result("x can't be read").why == "x can't be read"
+    assert gathering.why == "3 of its 4 files are not uploaded yet: shoot/c is quarantined"
 
 
 def test_a_marker_counts_once_and_only_after_the_ledger_was_read() -> None:
