@@ -8,7 +8,7 @@ from __future__ import annotations
 import mimetypes
 import posixpath
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
@@ -44,66 +44,59 @@ class Intake:
 
         ``fault``: the fault of a file that can't be read (``unreadable``).
         """
-        watch_config = self._watches[watch]
-        version = NewVersion(
-            file_id=self._ids.new(),
+        config, file_id, now = self._watches[watch], self._ids.new(), utcnow()
+        key, refused = None, fault
+        if not refused:
+            try:
+                refuse_too_large(config, fingerprint.size)
+                if not (needs_hash(config.key) or needs_prefix(config.key)):  # else known once it is about to be sent
+                    key = render_for(config, path, file_id, fingerprint, now, host=self._host)
+            except Fault as problem:
+                refused = problem
+        return NewVersion(
+            file_id=file_id,
             watch=watch,
             path=path,
             fingerprint=fingerprint,
-            bucket=watch_config.bucket,
-            key=None,
-            content_type=content_type(watch_config, path),
+            bucket=config.bucket,
+            key=key,
+            content_type=content_type(config, path),
             priority=UPLOAD_PRIORITIES[source],
-            queued_at=utcnow(),
-            fresh_key=watch_config.collision == "rename",
-            next_key=may_number(watch_config),
+            queued_at=now,
+            fresh_key=config.collision == "rename",
+            next_key=may_number(config),
+            state=State.QUARANTINED if refused else State.QUEUED,
+            error_code=refused.code if refused else "",
+            error=refused.message if refused else "",
         )
-        try:
-            return version._replace(key=self._checked_key(watch_config, version, fault))
-        except Fault as refused:
-            return _quarantined(version, refused)
 
     def with_planned_key(self, version: NewVersion, prefix: str) -> NewVersion:
         """Return a version with the key it would get below the presigner's ``prefix``, to be shown.
 
         If the key depends on the content, it has none yet.
         """
-        watch_config = self._watches[version.watch]
-        if version.key or version.state is State.QUARANTINED or needs_hash(watch_config.key):
+        config = self._watches[version.watch]
+        if version.key or version.state is State.QUARANTINED or needs_hash(config.key):
             return version
         try:
-            return version._replace(key=self._rendered(watch_config, version, prefix))
+            key = render_for(
+                config,
+                version.path,
+                version.file_id,
+                version.fingerprint,
+                version.queued_at,
+                host=self._host,
+                prefix=prefix,
+            )
         except Fault as refused:
-            return _quarantined(version, refused)
+            return version._replace(state=State.QUARANTINED, error_code=refused.code, error=refused.message)
+        return version._replace(key=key)
 
     def with_key(self, version: NewVersion, key: str) -> NewVersion:
         """Return a version with the key that a ``put`` gave; raise ``key_refused``."""
         if why := problem_of(key):
             raise fault_for("key_refused", why)
         return version._replace(key=key, state=State.QUEUED, error_code="", error="")
-
-    def _checked_key(self, watch_config: WatchConfig, version: NewVersion, problem: Fault | None) -> str | None:
-        if problem:
-            raise problem
-        refuse_too_large(watch_config, version.fingerprint.size)
-        if needs_hash(watch_config.key) or needs_prefix(watch_config.key):
-            return None  # known once it is about to be sent
-        return self._rendered(watch_config, version)
-
-    def _rendered(self, watch_config: WatchConfig, version: NewVersion, prefix: str = "") -> str:
-        return render_for(
-            watch_config,
-            version.path,
-            version.file_id,
-            version.fingerprint,
-            version.queued_at,
-            host=self._host,
-            prefix=prefix,
-        )
-
-
-def _quarantined(version: NewVersion, refused: Fault) -> NewVersion:
-    return version._replace(state=State.QUARANTINED, error_code=refused.code, error=refused.message)
 
 
 def refuse_too_large(watch_config: WatchConfig, size: int) -> None:
@@ -117,7 +110,16 @@ def content_type(watch: WatchConfig, path: bytes) -> str:
     """Return the watch's content type, or guess it from the name (IANA types by suffix)."""
     if watch.content_type != "auto":
         return watch.content_type
-    kind, encoding = mimetypes.guess_type(path.decode("utf-8", "replace").rsplit("/", 1)[-1], strict=False)
+    name = path.rpartition(b"/")[2].decode("utf-8", "replace")
+    begin, *suffixes = name.rsplit(".", 2)
+    # Two suffixes decide. All of the name is needed where the dots begin it (a hidden file), or for a URL's scheme.
+    decides = ".".join(("x", *suffixes)) if begin.strip(".") and ":" not in name else name
+    return _guessed_type(decides)
+
+
+@lru_cache(maxsize=1024)
+def _guessed_type(name: str) -> str:
+    kind, encoding = mimetypes.guess_type(name, strict=False)
     packed = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
     if encoding:
         return packed.get(encoding, "application/octet-stream")
@@ -136,66 +138,40 @@ _LAST = int((datetime.max.replace(tzinfo=UTC) - timedelta(days=1)).timestamp())
 """Range of seconds since 1970 that is within the years 1 to 9999 in every time zone."""
 
 
-class KeyParts(NamedTuple):
+class _KeyParts(NamedTuple):
     """The values for a template's fields: the path below the watch, names, times, and the hash if it is known."""
 
-    path: bytes
+    path: str
     watch: str
     host: str
     file_id: str
     mtime_ns: int
     queued_at: datetime
     timezone: str
-    sha256: str = ""
-    prefix: str = ""
+    sha256: str
+    prefix: str
+
+    def mtime(self) -> datetime:
+        """Return the file's time, or the nearest that a ``datetime`` can hold: filesystems know more years."""
+        seconds = min(max(self.mtime_ns // 1_000_000_000, _FIRST), _LAST)
+        return datetime.fromtimestamp(seconds, ZoneInfo(self.timezone))
 
 
-_VALUES: Mapping[str, Callable[[KeyParts, str], object]] = {
-    "path": lambda _, path: path,
-    "name": lambda _, path: posixpath.basename(path),
-    "stem": lambda _, path: posixpath.splitext(posixpath.basename(path))[0],
-    "suffix": lambda _, path: posixpath.splitext(path)[1],
-    "parent": lambda _, path: posixpath.dirname(path),
-    "watch": lambda parts, _: parts.watch,
-    "host": lambda parts, _: parts.host,
-    "uuid": lambda parts, _: parts.file_id,
-    "sha256": lambda parts, _: parts.sha256,
-    "prefix": lambda parts, _: parts.prefix,
-    "mtime": lambda parts, _: _time(parts.mtime_ns, ZoneInfo(parts.timezone)),
-    "queued": lambda parts, _: parts.queued_at.astimezone(ZoneInfo(parts.timezone)),
+_VALUES: Mapping[str, Callable[[_KeyParts], object]] = {
+    "path": lambda parts: parts.path,
+    "name": lambda parts: posixpath.basename(parts.path),
+    "stem": lambda parts: posixpath.splitext(posixpath.basename(parts.path))[0],
+    "suffix": lambda parts: posixpath.splitext(parts.path)[1],
+    "parent": lambda parts: posixpath.dirname(parts.path),
+    "watch": lambda parts: parts.watch,
+    "host": lambda parts: parts.host,
+    "uuid": lambda parts: parts.file_id,
+    "sha256": lambda parts: parts.sha256,
+    "prefix": lambda parts: parts.prefix,
+    "mtime": _KeyParts.mtime,
+    "queued": lambda parts: parts.queued_at.astimezone(ZoneInfo(parts.timezone)),
 }
 """The value of each field. Only the fields of the template are computed: most keys are ``{path}``."""
-
-
-def render(template: str, parts: KeyParts) -> str:
-    """Render a key template; raise ``key_refused`` where the result is not a storable key."""
-    try:
-        path = parts.path.decode("utf-8").lstrip("/")
-    except UnicodeDecodeError:
-        raise fault_for("key_refused", "its name is no UTF-8") from None
-    if "/" not in path:  # a file at the top has no parent: "{parent}/{name}" is its name, not "/name"
-        template = template.replace("{parent}/", "")
-    key = template.format_map({name: _VALUES[name](parts, path) for name in _fields(template)})
-    if problem := problem_of(key):
-        raise fault_for("key_refused", problem)
-    return key
-
-
-def problem_of(key: str) -> str | None:
-    """Return why a file can't have this key, None if it can: the probes write and remove the check key."""
-    if key.rpartition("/")[2] == CHECK_NAME:
-        return f"{CHECK_NAME} is the name of presignd's own objects"
-    return key_problem(key)
-
-
-@lru_cache(maxsize=1024)
-def _fields(template: str) -> frozenset[str]:
-    return frozenset(part.field for part in template_fields(template) if part.field)
-
-
-def _time(mtime_ns: int, zone: tzinfo) -> datetime:
-    """Return a file's time in ``zone``, or the nearest that a ``datetime`` can hold: filesystems know more years."""
-    return datetime.fromtimestamp(min(max(mtime_ns // 1_000_000_000, _FIRST), _LAST), zone)
 
 
 def render_for(
@@ -213,9 +189,29 @@ def render_for(
 
     A file put from elsewhere (an absolute ``path``) is named by its last component alone.
     """
-    path = path.rsplit(b"/", 1)[-1] if path.startswith(b"/") else path
-    parts = KeyParts(path, watch.name, host, file_id, fingerprint.mtime_ns, queued_at, watch.timezone, sha256, prefix)
-    return render(watch.key, parts)
+    try:
+        name = (path.rpartition(b"/")[2] if path.startswith(b"/") else path).decode("utf-8")
+    except UnicodeDecodeError:
+        raise fault_for("key_refused", "its name is no UTF-8") from None
+    parts = _KeyParts(name, watch.name, host, file_id, fingerprint.mtime_ns, queued_at, watch.timezone, sha256, prefix)
+    # A file at the top has no parent: "{parent}/{name}" is its name, not "/name".
+    template = watch.key if "/" in name else watch.key.replace("{parent}/", "")
+    key = template.format_map({field: _VALUES[field](parts) for field in _fields(template)})
+    if problem := problem_of(key):
+        raise fault_for("key_refused", problem)
+    return key
+
+
+def problem_of(key: str) -> str | None:
+    """Return why a file can't have this key, None if it can: the probes write and remove the check key."""
+    if key.rpartition("/")[2] == CHECK_NAME:
+        return f"{CHECK_NAME} is the name of presignd's own objects"
+    return key_problem(key)
+
+
+@lru_cache(maxsize=1024)
+def _fields(template: str) -> frozenset[str]:
+    return frozenset(part.field for part in template_fields(template) if part.field)
 
 
 def needs_hash(template: str) -> bool:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import mimetypes
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from presignd.config import WatchConfig
 from presignd.errors import Fault, fault
 from presignd.model import Fingerprint, NewVersion, Source, State
-from presignd.pipeline.intake import Intake
+from presignd.pipeline.intake import Intake, content_type
 from presignd.s3.limits import LARGEST_OBJECT
 
 
@@ -36,6 +39,14 @@ def test_a_version_is_queued_under_the_key_of_its_template() -> None:
 def test_the_content_type_is_guessed_from_the_name(name: bytes, kind: str) -> None:
     assert made(path=name).content_type == kind
     assert made(path=name, content_type="video/x").content_type == "video/x"
+
+
+@given(st.lists(st.sampled_from(["a", ".", ".txt", ".tar", ".gz", ".tgz", ".PNG", ".br", ":", "data:", ",", "é"])))
+def test_the_type_that_two_suffixes_decide_is_that_of_the_whole_name(parts: list[str]) -> None:
+    kind, encoding = mimetypes.guess_type(name := "".join(parts), strict=False)
+    packed = {"gzip": "application/gzip", None: kind or "application/octet-stream"}
+    watch = WatchConfig(name="drop", path=Path("/srv/drop"), bucket="bucket")
+    assert content_type(watch, b"a.d/" + name.encode()) == packed.get(encoding, "application/octet-stream")
 
 
 def test_each_version_has_an_id_of_its_own() -> None:
@@ -75,7 +86,7 @@ def test_new_events_go_before_the_backlog_and_a_put_before_both() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "code"),
+    ("options", "code"),
     [
         ({"size": 11, "max_size": 10}, "too_large"),
         ({"size": LARGEST_OBJECT + 1}, "too_large"),
@@ -85,8 +96,8 @@ def test_new_events_go_before_the_backlog_and_a_put_before_both() -> None:
         ({"path": b"x" * 255, "key": "y" * 800 + "{path}"}, "key_refused"),
     ],
 )
-def test_what_can_t_go_is_quarantined_from_the_start_with_its_cause(given: dict[str, Any], code: str) -> None:
-    version = made(**given)
+def test_what_can_t_go_is_quarantined_from_the_start_with_its_cause(options: dict[str, Any], code: str) -> None:
+    version = made(**options)
     assert (version.state, version.error_code, version.key) == (State.QUARANTINED, code, None)
     assert version.error.startswith(fault(code).message)
 
