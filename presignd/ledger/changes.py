@@ -18,6 +18,7 @@ from presignd.errors import fault
 from presignd.ledger import keys
 from presignd.ledger.queries import by_path, literals, previous_receipt, previous_receipts, select
 from presignd.ledger.rows import (
+    CHANGEABLE,
     NEW_COLUMNS,
     Claimed,
     Enqueued,
@@ -81,20 +82,21 @@ def apply(connection: sqlite3.Connection, changes: Sequence[Change]) -> list[Fil
 
 def _move(change: Change) -> tuple[dict[str, Any], FileVersion]:
     """Return the columns that a change writes, and the version as it is then."""
-    state = reduce(after, change.events, change.version.state)
-    row, moved = changed(change.version, change.fields, state)
-    if change.events:
-        row["state"] = str(moved.state)
-    if Event.VERIFY in change.events:
-        row |= {"verified": 1, "unclean": 0}
-        moved = moved._replace(unclean=0)
-    if Event.LINK in change.events:
-        row["linked"] = 1
-        moved = moved._replace(linked=True)
-    if change.events and moved.state in LEFT and moved.gone_at is None:
-        moved = moved._replace(gone_at=moved.done_at or moved.queued_at)
-        row["gone_at"] = to_sql(moved.gone_at)
-    return row, moved
+    version, events, fields = change
+    if not fields.keys() <= CHANGEABLE:
+        raise TypeError(f"not to be changed like this: {', '.join(fields.keys() - CHANGEABLE)}")
+    if not events:
+        return changed(version, fields)
+    state = reduce(after, events, version.state)
+    fields = {**fields, "state": state}
+    if Event.LINK in events:
+        fields["linked"] = True
+    if Event.VERIFY in events:
+        fields["unclean"] = 0
+    if state in LEFT and fields.get("gone_at", version.gone_at) is None:
+        fields["gone_at"] = fields.get("done_at", version.done_at) or version.queued_at
+    row, moved = changed(version, fields)
+    return row | {"verified": 1} if Event.VERIFY in events else row, moved
 
 
 def _ends_upload(change: Change) -> bool:

@@ -64,7 +64,9 @@ FINGERPRINT = Fingerprint._fields
 OTHER_COLUMNS = tuple(name for name in FileVersion._fields if name != "fingerprint")
 COLUMNS = (*FINGERPRINT, *OTHER_COLUMNS)
 _PLACES = {name: place for place, name in enumerate(FileVersion._fields)}
-_CHANGEABLE = frozenset(FileVersion._fields) - {"state", "file_id"}
+CHANGEABLE = frozenset(FileVersion._fields) - {"state", "file_id"}
+"""Fields that a change may name; only events change the state."""
+
 SELECT = f"SELECT {', '.join(COLUMNS)} FROM version"  # noqa: S608 - our own column names
 
 _TIMES = [*map(OTHER_COLUMNS.index, ("queued_at", "not_before", "done_at", "signed_at", "expires_at", "gone_at"))]
@@ -77,7 +79,7 @@ _of_new = itemgetter(*map(_PLACES.__getitem__, _NEW_FIELDS))
 _FLAGS = [*map(OTHER_COLUMNS.index, ("adopted", "announced", "linked"))]
 _STATE = OTHER_COLUMNS.index("state")
 _FINGERPRINT_INDEX = FileVersion._fields.index("fingerprint")
-_INTEGER = range(-(2**63), 2**63)
+_LEAST, _MOST = -(2**63), 2**63 - 1
 
 
 def version_of(row: tuple[Any, ...]) -> FileVersion:
@@ -92,22 +94,17 @@ def version_of(row: tuple[Any, ...]) -> FileVersion:
     return FileVersion(*values)
 
 
-def changed(version: FileVersion, fields: Mapping[str, Any], state: State) -> tuple[dict[str, Any], FileVersion]:
-    """Return the columns and SQL values of changed fields, and ``version`` in ``state`` as it will be read back.
-
-    Raises ``TypeError`` for a name that is no field, and for the state, which only events change.
-    """
+def changed(version: FileVersion, fields: Mapping[str, Any]) -> tuple[dict[str, Any], FileVersion]:
+    """Return the columns and SQL values of changed fields, and the version as it will be read back."""
     row: dict[str, Any] = {}
     values = [*version]
-    values[_PLACES["state"]] = state
     for name, value in fields.items():
-        if name not in _CHANGEABLE:
-            raise TypeError(f"not to be changed like this: {name}")
         if name == "fingerprint":
             row |= columns_of_fingerprint(value)
         else:
-            row[name] = to_sql(value)
-        values[_PLACES[name]] = row[name] if isinstance(value, str) else value
+            row[name] = sql_value = to_sql(value)
+            value = sql_value if type(value) is str else value  # noqa: PLW2901
+        values[_PLACES[name]] = value
     return row, FileVersion._make(values)
 
 
@@ -118,19 +115,26 @@ def columns_of_fingerprint(fingerprint: Fingerprint) -> dict[str, Any]:
 
 def as_recorded(new: NewVersion, key: str | None) -> FileVersion:
     """Return a new version with ``key`` as it will be read back: claimed, if it is queued with an intent."""
-    version = FileVersion(
-        *(new.file_id, new.watch, new.path, new.fingerprint, new.state, new.bucket, to_sql(new.key), key),
-        *(new.content_type, new.priority, new.queued_at),
+    state, attempt, etag = new.state, 0, ""
+    if new.intent is not None and state is State.QUEUED:
+        state, attempt, etag = after(state, Event.CLAIM), 1, _etag_of(new.intent)
+    return FileVersion(
+        *(new.file_id, new.watch, new.path, new.fingerprint, state, new.bucket, to_sql(new.key), key),
+        *(new.content_type, new.priority, new.queued_at, attempt),
+        etag=etag,
         error_code=new.error_code,
         error=to_sql(new.error),
     )
-    return version if new.intent is None or new.state is not State.QUEUED else as_claimed(version, new.intent)
 
 
 def as_claimed(version: FileVersion, intent: str) -> FileVersion:
     """Return a queued version once it is claimed with an intent; it keeps an earlier one (``FileVersion.etag``)."""
-    state = after(version.state, Event.CLAIM)
-    return version._replace(state=state, attempt=version.attempt + 1, etag=version.etag or intent.removeprefix("md5:"))
+    state, etag = after(version.state, Event.CLAIM), version.etag or _etag_of(intent)
+    return version._replace(state=state, attempt=version.attempt + 1, etag=etag)
+
+
+def _etag_of(intent: str) -> str:
+    return intent.removeprefix("md5:")
 
 
 def row_of_new(version: FileVersion) -> list[Any]:
@@ -143,16 +147,8 @@ def to_sql(value: Any) -> Any:
 
     Lone surrogates (from names that are no UTF-8) are escaped: SQLite's text can't hold them.
     """
-    match value:
-        case str():
-            return str(value) if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
-        case None | bytes():
-            return value
-        case datetime():
-            return to_micros(value)
-        case bool():
-            return int(value)
-        case int() if value not in _INTEGER:
-            return str(value)
-        case _:
-            return value
+    if isinstance(value, str):
+        return str(value) if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, int):  # a bool, too
+        return int(value) if _LEAST <= value <= _MOST else str(value)
+    return to_micros(value) if isinstance(value, datetime) else value

@@ -148,11 +148,14 @@ CREATE TABLE message (
 """
 """Messages that are still to be sent to webhooks; ``presignd.ledger.outbox`` writes them. ``data`` is JSON."""
 
-UNANNOUNCED = "announced = 0 AND +state IN ('finished', 'vanished', 'superseded')"
+UNANNOUNCED = "announced = 0 AND (+state = 'finished' OR +state = 'vanished' OR +state = 'superseded')"
 """Queries repeat an index's condition word for word, or SQLite does not use the index.
 
 The plus, here and in other queries, keeps SQLite from using the index on the state instead, which would go through
-every finished version."""
+every finished version. No ``IN``: for each row written, SQLite would build a table of its values (1 to 2 µs)."""
+
+_UNSAID = "announced = 0 AND +state IN ('finished', 'vanished', 'superseded')"
+"""``UNANNOUNCED`` as it was up to the sixth migration."""
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -162,7 +165,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX version_due ON version (watch, not_before) WHERE state = 'queued'",
         "CREATE INDEX version_state ON version (state, watch, queued_at)",
         "CREATE INDEX version_key ON version (key) WHERE key IS NOT NULL",
-        f"CREATE INDEX version_unsaid ON version (id) WHERE {UNANNOUNCED}",
+        f"CREATE INDEX version_unsaid ON version (id) WHERE {_UNSAID}",
         "CREATE INDEX version_upload ON version (id) WHERE upload_id != ''",
         "CREATE INDEX version_gone ON version (gone_at) WHERE gone_at IS NOT NULL",
         _OBJECT_KEY,
@@ -198,6 +201,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         _ARRIVAL,
         "CREATE INDEX arrival_file ON arrival (ino, mtime_ns) WHERE ino IS NOT NULL",
+    ),
+    (
+        "DROP INDEX version_unsaid",
+        f"CREATE INDEX version_unannounced ON version (id) WHERE {UNANNOUNCED}",
     ),
 )
 

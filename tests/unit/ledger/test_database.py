@@ -236,11 +236,11 @@ def test_no_statement_of_the_daily_work_scans_or_sorts_the_versions(recorder: An
 def costly(plan: str) -> bool:
     """Return whether a query step scans more versions than it needs, or sorts them.
 
-    Few versions are uploading, and those in ``version_unsaid`` are what the question is about.
+    Few versions are uploading, and those in ``version_unannounced`` are what the question is about.
     """
     step, _, sql = plan.partition(" in: ")
     by_state = "version_state" in step and "state = 'uploading'" not in sql
-    return by_state or "TEMP B-TREE" in step or (step.startswith("SCAN version") and "version_unsaid" not in step)
+    return by_state or "TEMP B-TREE" in step or (step.startswith("SCAN version") and "version_unannounced" not in step)
 
 
 def test_the_summary_reads_an_index_only(recorder: Any) -> None:
