@@ -219,13 +219,6 @@ def test_the_directory_of_a_path_is_lent_for_renames(folder: Folder, tmp_path: P
     assert (tmp_path / "drop" / "a" / "b" / "other").exists()
 
 
-def test_paths_go_both_ways(folder: Folder) -> None:
-    assert folder.relative(folder.absolute(b"a/\xff")) == b"a/\xff"
-    assert folder.relative(folder.root) == b""
-    assert folder.relative(folder.root + b"2/file") is None
-    assert folder.relative(b"/elsewhere") is None
-
-
 def test_a_replaced_root_is_noticed_and_opened_in_place(folder: Folder, tmp_path: Path) -> None:
     number = folder.fd
     (tmp_path / "drop").rename(tmp_path / "old")

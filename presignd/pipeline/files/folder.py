@@ -144,13 +144,6 @@ class Folder:
         """Return the full path of ``path`` (for messages; never to open it)."""
         return os.path.join(self.root, path) if path else self.root  # noqa: PTH118 - a bytes path
 
-    def relative(self, absolute: bytes) -> bytes | None:
-        """Return ``absolute`` as a path below the root (b"" for the root itself); None outside."""
-        prefix = self.root.rstrip(b"/") + b"/"
-        if absolute == self.root:
-            return b""
-        return absolute.removeprefix(prefix) if absolute.startswith(prefix) else None
-
     # --- what is in it --------------------------------------------------------------------------
     def stat(self, path: bytes) -> os.stat_result:
         """Return the stat of what is at ``path``; no symlink is followed at any component."""

@@ -31,6 +31,8 @@ _ATTRIB, _CLOSE_WRITE, _MOVED_FROM, _MOVED_TO = 0x4, 0x8, 0x40, 0x80
 _CREATE, _DELETE, _DELETE_SELF, _MOVE_SELF = 0x100, 0x200, 0x400, 0x800
 _UNMOUNT, _OVERFLOW, _IGNORED = 0x2000, 0x4000, 0x8000
 _ONLYDIR, _ISDIR = 0x01000000, 0x40000000
+_OF_WATCHES = _DELETE_SELF | _MOVE_SELF | _UNMOUNT | _OVERFLOW | _IGNORED
+"""Events about the watches themselves."""
 
 _WANTED = _ATTRIB | _CLOSE_WRITE | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _DELETE_SELF | _MOVE_SELF | _ONLYDIR
 """Without IN_MODIFY: a writer closes its file, and a scan finds one that is never closed."""
@@ -143,45 +145,44 @@ class _Tree:
     # --- events ---------------------------------------------------------------------------------
     async def read(self) -> Hints:
         """Return what was reported; watch each directory that appeared before it is hinted at."""
-        looks, closed, fresh = set[bytes](), set[bytes](), dict[bytes, None]()
-        for mask, path in self._events():
-            if mask & _ISDIR and mask & (_CREATE | _MOVED_TO | _ATTRIB):
-                fresh[path] = None
-            elif mask & (_CLOSE_WRITE | _MOVED_TO):
-                closed.add(path)
-            elif mask & (_DELETE | _MOVED_FROM):
-                closed.discard(path)
-            looks.add(path)
+        paths, closed, fresh = set[bytes](), set[bytes](), dict[bytes, None]()
+        for number, mask, name in self._read_events():
+            directory = self._paths.get(number)
+            if mask & _OF_WATCHES:
+                self._note_end(number, mask, directory)
+            elif directory is not None and name:
+                path = directory + b"/" + name if directory else name
+                if not mask & _ISDIR and mask & (_CLOSE_WRITE | _MOVED_TO):
+                    closed.add(path)
+                    continue
+                paths.add(path)
+                if mask & (_DELETE | _MOVED_FROM):
+                    closed.discard(path)
+                if mask & _ISDIR and mask & _MOVED_FROM:
+                    self._unwatch(path)
+                elif mask & _ISDIR and mask & (_CREATE | _MOVED_TO | _ATTRIB):
+                    fresh[path] = None
         for path in fresh if self._recursive else ():
             if not self._ignore.ignores_directory(path):
                 await asyncio.to_thread(self.add, path)
-        return Hints(map(self._folder.absolute, looks), closed)
+        return Hints(paths - closed, closed)
 
-    def _events(self) -> Iterator[tuple[int, bytes]]:
-        """Yield each event's mask and path; act here on those about the watches themselves."""
-        for number, mask, name in self._read_events():
-            if mask & _OVERFLOW:
-                raise SourceEnded("the kernel's queue overflowed")
-            directory = self._paths.get(number)
-            if directory is None:
-                continue
-            if mask & (_DELETE_SELF | _MOVE_SELF | _UNMOUNT | _IGNORED):
-                # Another directory shows where one was unmounted: end, so that all is watched again.
-                self.ended = self.ended or directory == b"" or bool(mask & _UNMOUNT)
-                if mask & _IGNORED:
-                    self._forget(number)
-            elif name:
-                path = directory + b"/" + name if directory else name
-                if mask & _ISDIR and mask & _MOVED_FROM:
-                    self._unwatch(path)
-                yield mask, path
+    def _note_end(self, number: int, mask: int, directory: bytes | None) -> None:
+        """Note the end of a watch; raise ``SourceEnded`` if events are lost."""
+        if mask & _OVERFLOW:
+            raise SourceEnded("the kernel's queue overflowed")
+        if directory is not None:
+            # Another directory shows where one was unmounted: end, so that all is watched again.
+            self.ended = self.ended or directory == b"" or bool(mask & _UNMOUNT)
+        if mask & _IGNORED:
+            self._forget(number)
 
     def _read_events(self) -> Iterator[tuple[int, int, bytes]]:
         """Yield each event's watch number, mask and name."""
         with suppress(BlockingIOError):
             data = os.read(self.fd, _READ_BYTES)
-            at = 0
-            while at < len(data):
+            at, end = 0, len(data)
+            while at < end:
                 number, mask, _, length = _EVENT_HEAD.unpack_from(data, at)
                 at += _EVENT_HEAD.size + length
                 yield number, mask, data[at - length : at].rstrip(b"\0")

@@ -21,7 +21,8 @@ from presignd.system import filesystem
 from presignd.system.syscalls import inotify_add_watch, inotify_init
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Collection, Iterable
+    from collections.abc import AsyncGenerator
+    from collections.abc import Set as AbstractSet
 
     from presignd.config import WatchConfig
 
@@ -37,16 +38,16 @@ _IN_ATTRIB = 4
 """linux/inotify.h; any event would do."""
 
 
-class Hints(list[bytes]):
-    """Absolute paths to look at.
+class Hints(NamedTuple):
+    """Paths below the root to look at; none of ``paths`` is in ``closed``.
 
-    ``closed`` (paths below the root) are no directories: a writer just closed them, or they were moved in, and no later
-    event removed them.
+    ``closed`` are no directories: a writer just closed them, or they were moved in, and no later event removed them.
+    ``incomplete``: events may be missing, and only a scan finds what is there.
     """
 
-    def __init__(self, paths: Iterable[bytes] = (), closed: Collection[bytes] = ()) -> None:
-        super().__init__(paths)
-        self.closed = closed
+    paths: AbstractSet[bytes] = frozenset()
+    closed: AbstractSet[bytes] = frozenset()
+    incomplete: bool = False
 
 
 class SourceEnded(PresigndError):

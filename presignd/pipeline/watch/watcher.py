@@ -25,7 +25,7 @@ from presignd.pipeline.watch.inotify import inotify_source
 from presignd.pipeline.watch.leftovers import Leftovers
 from presignd.pipeline.watch.scan import Coverage, Scanner
 from presignd.pipeline.watch.source import TICK_SECONDS, Hints, SourceEnded, choose_source, no_events
-from presignd.pipeline.watch.watchfiles import Bursts, burst_of_queue, watchfiles_source
+from presignd.pipeline.watch.watchfiles import watchfiles_source
 from presignd.runtime.heartbeat import beat, living
 from presignd.system.clock import utcnow
 from presignd.system.filesystem import MountTable
@@ -114,7 +114,6 @@ class Watcher:
         self._announced: str | None = None
         self._source_name, self._ended_by = "", ""
         self._no_inotify_until = float("-inf")
-        self._bursts = Bursts()
 
     @property
     def lost(self) -> bool:
@@ -189,7 +188,6 @@ class Watcher:
     async def _follow(self, source: AsyncGenerator[Hints, None]) -> None:
         """Handle what the source yields, until it ends, is outdated, or the root is lost."""
         started = self._coverage.outdated = False
-        self._bursts = Bursts(await asyncio.to_thread(burst_of_queue))
         async with AsyncExitStack() as stack:
             batches = await stack.enter_async_context(aclosing(source))
             mounts = stack.enter_context(closing(MountTable()))
@@ -240,12 +238,11 @@ class Watcher:
 
     # --- hints ----------------------------------------------------------------------------------
     async def _handle_hints(self, hints: Hints) -> None:
-        # The other sources report an overflow.
-        if self._source_name == "watchfiles" and self._bursts.note_batch(self.name, len(hints)):
+        if hints.incomplete:
             self._scanner.request("burst")
-        if not hints:
+        if not hints.paths and not hints.closed:
             return
-        looked_at, inline = utcnow(), len(hints) - len(hints.closed) <= self._folder.inline_limit
+        looked_at, inline = utcnow(), len(hints.paths) <= self._folder.inline_limit
         found = await run(
             lambda: look_at(self._config, self._folder, self._ignore, self._unfinished, hints), inline=inline
         )
@@ -309,21 +306,18 @@ class Findings:
 
 def look_at(watch: WatchConfig, folder: Folder, ignore: Ignore, unfinished: Unfinished, hints: Hints) -> Findings:
     """Return what is at each hinted path; note downloads in ``unfinished``. Blocking, unless all were just closed."""
-    findings = Findings()
-    for absolute in hints:
-        path = folder.relative(absolute)
-        if not path or (not watch.recursive and b"/" in path):
+    # Settling looks at the closed files next, and another event reports one when it goes.
+    findings = Findings({path for path in hints.closed if not ignore.ignores_file(path)})
+    for path in hints.paths | (hints.closed - findings.files):
+        if not watch.recursive and b"/" in path:
             continue
         if ignore.is_marker(path):
             _add_marked(watch, ignore, path, findings)
-        elif path in hints.closed and not ignore.ignores_file(path):
-            # Settling looks at the file next, and another event reports it when it goes.
-            findings.files.add(path)
-        else:
-            _look_at_one(watch, folder, ignore, path, findings)
-            if ignore.ignores_directory(path):
-                # Perhaps an unfinished download that is gone: look at the files that wait for it.
-                findings.files |= {waiting for waiting in unfinished.note(path) if not ignore.ignores_file(waiting)}
+            continue
+        _look_at_one(watch, folder, ignore, path, findings)
+        if ignore.ignores_directory(path):
+            # Perhaps an unfinished download that is gone: look at the files that wait for it.
+            findings.files |= {waiting for waiting in unfinished.note(path) if not ignore.ignores_file(waiting)}
     return findings
 
 

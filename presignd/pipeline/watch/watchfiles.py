@@ -1,6 +1,6 @@
 """Use watchfiles as an event source, for other systems than Linux and for unknown filesystems.
 
-It loses events silently when the kernel's queue overflows. ``Bursts`` finds the batches after which events may be
+It loses events silently when the kernel's queue overflows. ``_Bursts`` finds the batches after which events may be
 missing.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import aclosing, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from presignd.pipeline.watch.source import INSTANCES, TICK_SECONDS, WATCHES, Hints, SourceEnded, limit_value
 from presignd.telemetry import metrics
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from watchfiles import Change
 
     from presignd.config import WatchConfig
+
+    _Changes: TypeAlias = set[tuple[Change, str]]
 
 QUEUE = "fs.inotify.max_queued_events"
 
@@ -41,7 +43,7 @@ _QUICK_SETTLE = 0.5
 
 
 async def watchfiles_source(watch: WatchConfig, root: bytes) -> AsyncGenerator[Hints, None]:
-    """Yield the paths that watchfiles reports."""
+    """Yield the paths that watchfiles reports; those outside ``root``, and ``root`` itself, are left out."""
     from watchfiles import awatch  # noqa: PLC0415 - on Linux few folders need it
 
     step, debounce = _QUICK if watch.settle is not None and watch.settle < _QUICK_SETTLE else _CALM
@@ -58,23 +60,27 @@ async def watchfiles_source(watch: WatchConfig, root: bytes) -> AsyncGenerator[H
         force_polling=False,
         ignore_permission_denied=True,
     )
+    prefix, bursts = root.rstrip(b"/") + b"/", _Bursts(watch.name, await asyncio.to_thread(burst_of_queue))
     with _own_thread():
         async with aclosing(_started(changes, stop)) as batches:
             async for batch in batches:
-                yield batch
+                # Without their kinds: one unordered set may hold both "deleted" and "added" of a path.
+                paths = {os.fsencode(path) for _, path in batch}
+                below = {path.removeprefix(prefix) for path in paths if path.startswith(prefix)}
+                yield Hints(below, incomplete=bursts.note_batch(len(paths)))
 
 
-async def _started(changes: AsyncGenerator[set[tuple[Change, str]]], stop: _Stop) -> AsyncGenerator[Hints, None]:
+async def _started(changes: AsyncGenerator[_Changes, None], stop: _Stop) -> AsyncGenerator[_Changes, None]:
     """Yield an empty batch once the watches are set, then the changes."""
     first = asyncio.ensure_future(anext(changes))
     try:
         while not (stop.asked or first.done()):  # noqa: ASYNC110 - asked by another thread, in milliseconds
             await asyncio.sleep(_READY_POLL_SECONDS)
         if not first.done():
-            yield Hints()
-        yield _paths(await first)
+            yield set()
+        yield await first
         async for batch in changes:
-            yield _paths(batch)
+            yield batch
     except Exception as error:  # noqa: BLE001 - after any error the source is started again, with a scan
         raise _ended(error) from None
     finally:
@@ -107,11 +113,6 @@ def _own_thread() -> Iterator[None]:
         limiter.total_tokens -= 1
 
 
-def _paths(changes: set[tuple[Change, str]]) -> Hints:
-    """Return the paths without their kinds: one unordered set may hold both "deleted" and "added" of a path."""
-    return Hints({os.fsencode(path) for _, path in changes})
-
-
 def _ended(error: BaseException) -> SourceEnded:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
@@ -129,21 +130,21 @@ def burst_of_queue() -> int:
     return max(1, min(BURST, int(length) // EVENTS_A_CHANGE)) if length.isdecimal() else BURST
 
 
-class Bursts:
+class _Bursts:
     """Finds batches after which events may be missing.
 
     These are batches of at least ``least`` changes, which an overflow may have cut, and the first smaller batch after
     one.
     """
 
-    def __init__(self, least: int = BURST) -> None:
-        self._least = least
+    def __init__(self, watch: str, least: int) -> None:
+        self._watch, self._least = watch, least
         self._before = False
 
-    def note_batch(self, watch: str, changes: int) -> bool:
+    def note_batch(self, changes: int) -> bool:
         """Count a batch of ``changes`` changes; return whether events may be missing."""
         in_burst, before = changes >= self._least, self._before
         self._before = in_burst
         if in_burst:
-            metrics.WATCH_OVERFLOWS.labels(watch).inc()
+            metrics.WATCH_OVERFLOWS.labels(self._watch).inc()
         return in_burst or before

@@ -45,7 +45,7 @@ async def until_its_end(found: list[bytes]) -> SourceEnded:
     source = watchfiles_source(watch, b"/srv/drop")
     try:
         while True:
-            found += await anext(source)
+            found += (await anext(source)).paths
     except SourceEnded as ended:
         return ended
 
@@ -69,10 +69,18 @@ async def test_an_error_of_the_source_ends_it_and_a_limit_is_named(
 
 async def test_a_source_that_ends_by_itself_is_an_end_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Watchfiles ends without a word in some cases: nobody would look at the folder any more."""
-    ending(monkeypatch, None, {(Change.added, "/srv/drop/a")}, {(Change.deleted, "/srv/drop/b")})
+    ending(monkeypatch, None, {(Change.added, "/srv/drop/a")}, {(Change.deleted, "/srv/drop/sub/b")})
     found: list[bytes] = []
     assert (await until_its_end(found)).limit == ""
-    assert found == [b"/srv/drop/a", b"/srv/drop/b"]
+    assert found == [b"a", b"sub/b"]
+
+
+async def test_what_lies_outside_the_root_is_no_hint(monkeypatch: pytest.MonkeyPatch) -> None:
+    outside = {"/srv/drop", "/srv/drop2/a", "/elsewhere"}
+    ending(monkeypatch, None, {(Change.modified, path) for path in (*outside, "/srv/drop/\udcff")})
+    found: list[bytes] = []
+    await until_its_end(found)
+    assert found == [b"\xff"]
 
 
 async def test_polling_for_a_while_comes_to_an_end() -> None:
