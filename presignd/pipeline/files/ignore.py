@@ -10,6 +10,7 @@ import os
 import posixpath
 import re
 import string
+import sys
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
@@ -75,7 +76,7 @@ _CACHED_DIRECTORIES = 4096
 
 _LITERAL = r"[^*?\[\]\\/!#\s]+"
 _PLAIN = re.compile(rf"(?P<name>{_LITERAL})|\*(?P<end>[^*?\[\]\\/\s]+)|(?P<start>{_LITERAL})\*")
-"""A pattern that string methods can match: a whole name, its end, or its beginning."""
+"""A pattern that methods of bytes can match: a whole name, its end, or its beginning."""
 
 
 class Ignore:
@@ -102,7 +103,8 @@ class Ignore:
         self._markers = _spec(_glob(marker))
         self.ordinary = _ordinary([*self._always.patterns, *self._chosen.patterns])
         """Return quickly whether no pattern matches a name: such a file is ignored only if its directory is."""
-        self._directory = lru_cache(_CACHED_DIRECTORIES)(self._judge_directory)
+        self.ignores_directory = lru_cache(_CACHED_DIRECTORIES)(self._judge_directory)
+        """Return whether everything below a path is ignored; False for the root, b""."""
 
     @classmethod
     def of(cls, watch: WatchConfig) -> Ignore:
@@ -121,21 +123,16 @@ class Ignore:
         """Return whether a name is one of the daemon's own temporary names."""
         return name.startswith(OWN_PREFIX)
 
-    def ordinary_in(self, directory: bytes) -> Callable[[str], bool]:
+    def ordinary_in(self, directory: bytes) -> Callable[[bytes], bool]:
         """Return ``ordinary`` for the names in a directory."""
         return _none_is if self._folders and not directory else self.ordinary
 
     def ignores_file(self, path: bytes) -> bool:
         """Return whether the file at ``path`` (below the watch's root) is ignored."""
-        if self._folders and b"/" not in path:
+        directory, _, name = path.rpartition(b"/")
+        if self._folders and not directory:
             return True
-        text = _text(path)
-        directory, name = posixpath.split(text)
-        return self._directory(directory) or (not self.ordinary(name) and self._matches(text))
-
-    def ignores_directory(self, path: bytes) -> bool:
-        """Return whether everything below ``path`` is ignored; False for the root, b""."""
-        return self._directory(_text(path))
+        return self.ignores_directory(directory) or (not self.ordinary(name) and self._matches(_text(path)))
 
     def why(self, path: bytes) -> str:
         """Return in words which rule ignores the file at ``path``; "" if none does."""
@@ -158,8 +155,8 @@ class Ignore:
         """Return whether ``path`` is a ready marker of a file beside it."""
         return bool(self._markers.patterns) and self._markers.match_file(_text(path))
 
-    def _judge_directory(self, text: str) -> bool:
-        return bool(text) and (self._directory(posixpath.dirname(text)) or self._matches(text + "/"))
+    def _judge_directory(self, path: bytes) -> bool:
+        return bool(path) and (self.ignores_directory(path.rpartition(b"/")[0]) or self._matches(_text(path) + "/"))
 
     def _matches(self, text: str) -> bool:
         return self._always.match_file(text) or self._chosen.match_file(text)
@@ -210,31 +207,33 @@ def _pattern(spec: GitIgnoreSpec, found: CheckResult[str]) -> str:
     return str(getattr(spec.patterns[found.index or 0], "pattern", ""))
 
 
-def _ordinary(patterns: Iterable[Pattern]) -> Callable[[str], bool]:
+def _ordinary(patterns: Iterable[Pattern]) -> Callable[[bytes], bool]:
     """Return a function that is true for names that no pattern matches.
 
-    It uses string methods. Where these can't decide, it is false for every name. A negation only cancels another
+    It uses methods of bytes. Where these can't decide, it is false for every name. A negation only cancels another
     pattern, and a pattern for directories ignores a file with its directory, so both are left out. Case is ignored:
     this matches more names, so one that passes is matched by no pattern.
     """
-    plain: dict[str | None, list[str]] = {"name": [], "end": [], "start": []}
+    plain: dict[str | None, list[bytes]] = {"name": [], "end": [], "start": []}
     for pattern in patterns:
         text = getattr(pattern, "pattern", "")
         if not pattern.include or text.endswith("/"):
             continue
         if (found := _PLAIN.fullmatch(text)) is None:
-            return lambda _: False
-        plain[found.lastgroup].append(found[found.lastgroup or 0].lower())
+            return _none_is
+        # "replace": what the filesystem's encoding doesn't have is in no name.
+        encoded = found[found.lastgroup or 0].encode(sys.getfilesystemencoding(), "replace")
+        plain[found.lastgroup].append(encoded.lower())
     names, ends, starts = frozenset(plain["name"]), tuple(plain["end"]), tuple(plain["start"])
 
-    def ordinary(name: str) -> bool:
+    def ordinary(name: bytes) -> bool:
         name = name.lower()
         return not (name.endswith(ends) or name.startswith(starts) or name in names)
 
     return ordinary
 
 
-def _none_is(_: str) -> bool:
+def _none_is(_: bytes) -> bool:
     return False
 
 

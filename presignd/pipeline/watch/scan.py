@@ -137,10 +137,11 @@ class Scan:
                     if self.stop.is_set():
                         return
                     beat()
-                    path = inside + os.fsencode(entry.name)
+                    name = os.fsencode(entry.name)
+                    path = inside + name
                     try:
                         if entry.is_file(follow_symlinks=False):
-                            if ordinary(entry.name) or self._sort_out(path):
+                            if ordinary(name) or self._sort_out(path):
                                 st = entry.stat(follow_symlinks=False)
                                 yield path, st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns
                         elif self._recursive and entry.is_dir(follow_symlinks=False):

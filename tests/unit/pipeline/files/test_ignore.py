@@ -98,9 +98,17 @@ def test_the_short_way_for_ordinary_names_comes_to_what_the_patterns_say(pattern
 
 def test_names_that_only_the_defaults_mean_are_told_from_ordinary_ones_without_a_pattern() -> None:
     ignore = Ignore(["*.log", "docs/", "!keep.tmp"])
-    assert ignore.ordinary("a.pdf")
-    assert not any(ignore.ordinary(name) for name in ("a.log", ".hidden", "a.part", "Thumbs.db", "keep.tmp"))
-    assert not Ignore(["docs/*.pdf"]).ordinary("a.txt")
+    assert ignore.ordinary(b"a.pdf")
+    assert not any(ignore.ordinary(name) for name in (b"a.log", b".hidden", b"a.part", b"Thumbs.db", b"keep.tmp"))
+    assert not Ignore(["docs/*.pdf"]).ordinary(b"a.txt")
+
+
+@pytest.mark.parametrize("pattern", ["Übersicht.txt", "*.größe", "Ä*"])
+def test_a_pattern_means_its_own_letters_beyond_ascii(pattern: str) -> None:
+    ignore, other = Ignore([pattern]), pattern.swapcase().replace("*", "a")
+    assert ignore.ignores_file(pattern.replace("*", "a").encode())
+    assert not ignore.ignores_file(other.encode())
+    assert ignore.ordinary(b"a.pdf")
 
 
 def test_a_line_feed_in_a_name_is_no_end_of_the_name() -> None:
@@ -235,9 +243,9 @@ def test_safari_s_download_is_a_folder() -> None:
     assert not Ignore().ignores_file(b"report.pdf.download")
 
 
-def test_the_defaults_can_all_be_told_by_plain_string_methods() -> None:
+def test_the_defaults_can_all_be_told_by_methods_of_bytes() -> None:
     """Else every name of a scan would be matched against every pattern."""
-    assert Ignore().ordinary("report.pdf")
+    assert Ignore().ordinary(b"report.pdf")
 
 
 @pytest.mark.parametrize("move_to", ["/srv/drop/done", "/srv/drop/sub/../done", "/srv/x/../drop/done"])
