@@ -94,6 +94,7 @@ def test_a_lease_that_can_not_be_given_back_is_left_to_the_close(file: int, monk
 
 def test_a_lease_without_sigio_ignored_is_refused(file: int) -> None:
     signal.signal(signal.SIGIO, signal.SIG_DFL)
+    writer_check._require_sigio_ignored.cache_clear()
     with pytest.raises(RuntimeError, match="ignore_sigio"):
         has_writer(file)
 

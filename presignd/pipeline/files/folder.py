@@ -293,24 +293,26 @@ def _open_compared(parent: int, name: bytes, seen: os.stat_result) -> int:
     raise Gone("replaced while it was opened")
 
 
-@contextmanager
-def os_errors_as_faults() -> Iterator[None]:
-    """Turn an ``OSError`` into what the stages handle: ``Gone``, ``NotRegular`` or a ``Fault``."""
-    try:
-        yield
-    except OSError as error:
-        reason = reason_of(error)
-        if error.errno in _GONE:
-            raise Gone(reason) from None
-        if error.errno in _NOT_REGULAR:
-            raise NotRegular(reason) from None
-        raise system_fault(_code(error), error) from None
+class os_errors_as_faults:  # noqa: N801 - like contextlib.suppress
+    """A context that turns an ``OSError`` into what the stages handle: ``Gone``, ``NotRegular`` or a ``Fault``."""
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """Raise what stands for ``error``."""
+        if isinstance(error, OSError):
+            raise _meaning_of(error) from None
 
 
-def _code(error: OSError) -> str:
+def _meaning_of(error: OSError) -> PresigndError:
+    if error.errno in _GONE:
+        return Gone(reason_of(error))
+    if error.errno in _NOT_REGULAR:
+        return NotRegular(reason_of(error))
     if error.errno in NO_DESCRIPTORS:
-        return "too_many_files"
-    return "unreadable" if error.errno in _UNREADABLE else "read_error"
+        return system_fault("too_many_files", error)
+    return system_fault("unreadable" if error.errno in _UNREADABLE else "read_error", error)
 
 
 def _open_root(root: bytes) -> int:

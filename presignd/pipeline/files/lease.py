@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -44,12 +45,11 @@ def has_writer(fd: int) -> bool | None:
     """Return whether any program has the file open for writing; None where the kernel can't tell.
 
     ``fd`` is a read-only descriptor of a regular file. None means: another user's file without CAP_LEASE, or a
-    filesystem without leases. Raises ``RuntimeError`` unless SIGIO is ignored.
+    filesystem without leases. Raises ``RuntimeError`` unless SIGIO is ignored at the first call.
     """
     if sys.platform != "linux":
         return None
-    if signal.getsignal(signal.SIGIO) is not signal.SIG_IGN:
-        raise RuntimeError("ignore_sigio() must come before the first lease")
+    _require_sigio_ignored()
     try:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except OSError as error:
@@ -57,6 +57,12 @@ def has_writer(fd: int) -> bool | None:
     with suppress(OSError):  # the owner changed (chown), or the lease is broken: closing releases it
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     return False
+
+
+@cache
+def _require_sigio_ignored() -> None:
+    if signal.getsignal(signal.SIGIO) is not signal.SIG_IGN:
+        raise RuntimeError("ignore_sigio() must come before the first lease")
 
 
 def writer_check_of(folder: Folder) -> WriterCheck:
