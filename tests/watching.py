@@ -94,11 +94,8 @@ async def watching(tmp_path: Path, *, pauses: Pauses = PAUSES, **options: Any) -
     async def record(new: Sequence[NewVersion], _: Mapping[str, Prepared]) -> None:
         versions.extend([one.version for one in await ledger.enqueue(new)])
 
-    async def on_vanished(gone: Sequence[FileVersion]) -> None:
-        vanished.extend(gone)
-
     settler = Settler(ledger, record, "host")
-    watcher = Watcher(config, folder, settler, ledger, log, on_vanished=on_vanished, pauses=pauses)
+    watcher = Watcher(config, folder, settler, ledger, log, on_vanished=vanished.extend, pauses=pauses)
     drop = Drop(root, ledger, folder, settler, watcher, versions, vanished, capture.entries)
     try:
         async with _running(settler.run(), watcher.run()):

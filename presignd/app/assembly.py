@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
+from operator import attrgetter
 
 from presignd.app.recovery import Recovery
 from presignd.app.webhook_messages import WebhookMessages
@@ -42,26 +43,12 @@ class Purpose(Enum):
     """No queued version is claimed."""
 
 
-class NewLinks:
-    """Calls every subscriber with each new link."""
-
-    def __init__(self) -> None:
-        self._subscribers: list[Callable[[Link], None]] = []
-
-    def subscribe(self, subscriber: Callable[[Link], None]) -> None:
-        """Call ``subscriber`` from now on; it must neither block nor raise."""
-        self._subscribers.append(subscriber)
-
-    def publish(self, links: Sequence[Link]) -> None:
-        """Call all subscribers with each link, in the order in which they subscribed."""
-        for link in links:
-            for subscriber in self._subscribers:
-                subscriber(link)
-
-
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """Everything that ``open_pipeline`` built."""
+    """Everything that ``open_pipeline`` built.
+
+    Each of ``on_link`` is called with each new link; it must neither block nor raise.
+    """
 
     ledger: Ledger
     folders: Folders
@@ -73,9 +60,8 @@ class Pipeline:
     recovery: Recovery
     phase: Phase
     view: View
-    new_links: NewLinks
+    on_link: list[Callable[[Link], None]]
     messages: WebhookMessages
-    on_vanished: Callable[[Sequence[FileVersion]], Awaitable[None]]
 
 
 @asynccontextmanager
@@ -149,69 +135,48 @@ def _build(
     *,
     schedule: Schedule | None,
 ) -> Pipeline:
-    ledger, is_daemon = disk.ledger, purpose is Purpose.DAEMON
-    in_effect, put_requests, new_links = InEffect(config.upload), PutRequests(), NewLinks()
+    ledger, in_effect, puts = disk.ledger, InEffect(config.upload), PutRequests()
+    on_link: list[Callable[[Link], None]] = []
 
-    def ended(version: FileVersion) -> None:
-        put_requests.ended(version)
-        if version.upload_id:
+    def ended(versions: Sequence[FileVersion]) -> None:
+        puts.ended(versions)
+        if any(map(attrgetter("upload_id"), versions)):
             in_effect.work.sweeper.wake()
         messages.webhooks.wake()
 
-    announcer = Announcer(
-        ledger,
-        in_effect.roots,
-        on_end=ended,
-        is_read=lambda version: is_daemon or version.priority == UPLOAD_PRIORITIES[Source.PUT],
-    )
-
-    async def vanished(versions: Sequence[FileVersion]) -> None:
-        announcer.done(versions)
-
-    async def returned(version: FileVersion) -> bool:
-        return await in_effect.work.finisher.rewrite_link_file(version)
-
     def created(links: Sequence[Link]) -> None:
         announcer.linked(links, disclose=in_effect.config.links.in_log)
-        new_links.publish(links)
+        puts.linked(links)
+        for tell in on_link:
+            for link in links:
+                tell(link)
 
-    new_links.subscribe(put_requests.linked)
-    linker = Linker(
-        ledger,
-        disk.links,
-        announcer.path,
-        sign=in_effect.grant,
-        sign_again=in_effect.grant_as_asked,
-        make=in_effect.make_links,
-        now=in_effect.now,
-        on_links=created,
-    )
+    is_daemon = purpose is Purpose.DAEMON
+    announcer = Announcer(ledger, in_effect.roots, ended, None if is_daemon else UPLOAD_PRIORITIES[Source.PUT])
+    linker = _make_linker(disk, in_effect, announcer, created)
     messages = WebhookMessages(ledger, in_effect.roots, linker, schedule)
     recorder, markers = Recorder(in_effect, ledger, announcer), Markers()
-    settler = Settler(
-        ledger,
-        recorder.record,
-        socket.gethostname(),
-        markers=markers,
-        on_return=returned,
-        algorithms=in_effect.algorithms_ahead,
-    )
-    shared = Shared(
-        in_effect,
-        ledger,
-        linker,
-        announcer,
-        put_requests,
-        submit=settler.submit,
-        pauses=pauses,
-        markers=markers,
-        on_store_event=messages.add,
-    )
+    settler = _make_settler(in_effect, ledger, recorder, markers)
+    shared = Shared(in_effect, ledger, linker, announcer, puts, settler.submit, pauses, markers, messages.add)
     in_effect.switch(Work(config, disk.by_watch, shared))
     inboxes = Inboxes(
         ledger, lambda: SignedStore(in_effect.work.presigner, in_effect.work.store), backoff=pauses.backoff
     )
-    watchers = Watchers(in_effect, settler, ledger, vanished)
+    watchers = Watchers(in_effect, settler, ledger, announcer.done)
+    phase = Phase(utcnow() if is_daemon else None)
+    view = View(
+        in_effect,
+        ledger,
+        phase,
+        watchers=watchers,
+        inboxes=inboxes,
+        settler=settler,
+        puts=PutHandler(puts, ledger, record=recorder.record, on_vanished=announcer.done),
+        announcer=announcer,
+        troubles=[linker.trouble, *([patience.trouble] if patience else [])],
+        webhooks=messages.webhooks,
+        working=purpose is not Purpose.QUERY,
+    )
     recovery = Recovery(
         in_effect,
         ledger,
@@ -221,32 +186,32 @@ def _build(
         on_links=created,
         replay=is_daemon,
     )
-    phase = Phase(utcnow() if is_daemon else None)
-    view = View(
-        in_effect,
-        ledger,
-        phase,
-        watchers=watchers,
-        inboxes=inboxes,
-        settler=settler,
-        puts=PutHandler(put_requests, ledger, record=recorder.record, on_vanished=vanished),
-        announcer=announcer,
-        troubles=[linker.trouble, *([patience.trouble] if patience else [])],
-        webhooks=messages.webhooks,
-        working=purpose is not Purpose.QUERY,
-    )
     return Pipeline(
-        ledger=ledger,
-        folders=disk.folders,
-        in_effect=in_effect,
-        shared=shared,
-        settler=settler,
-        watchers=watchers,
-        inboxes=inboxes,
-        recovery=recovery,
-        phase=phase,
-        view=view,
-        new_links=new_links,
-        messages=messages,
-        on_vanished=vanished,
+        ledger, disk.folders, in_effect, shared, settler, watchers, inboxes, recovery, phase, view, on_link, messages
+    )
+
+
+def _make_linker(
+    disk: _Opened, in_effect: InEffect, announcer: Announcer, on_links: Callable[[Sequence[Link]], None]
+) -> Linker:
+    return Linker(
+        disk.ledger,
+        disk.links,
+        announcer.path,
+        sign=in_effect.grant,
+        sign_again=in_effect.grant_as_asked,
+        make=in_effect.make_links,
+        now=in_effect.now,
+        on_links=on_links,
+    )
+
+
+def _make_settler(in_effect: InEffect, ledger: Ledger, recorder: Recorder, markers: Markers) -> Settler:
+    return Settler(
+        ledger,
+        recorder.record,
+        socket.gethostname(),
+        markers=markers,
+        on_return=in_effect.rewrite_link_file,
+        algorithms=in_effect.algorithms_ahead,
     )

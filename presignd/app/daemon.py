@@ -99,7 +99,7 @@ class Daemon:
             async with asyncio.timeout(UPKEEP_SECONDS):
                 await asyncio.gather(*(watcher.scanned.wait() for watcher in self._pipeline.watchers))
         await asyncio.to_thread(work.store.load)
-        await upkeep(self._pipeline.ledger, work.opened, work.config.ledger.keep, self._pipeline.on_vanished)
+        await upkeep(self._pipeline.ledger, work.opened, work.config.ledger.keep, self._pipeline.shared.announcer.done)
 
     # --- reload -----------------------------------------------------------------------------------
     async def _read_again(self) -> tuple[Change, Work, Prepared]:
@@ -221,7 +221,7 @@ async def _run(
         pipeline.folders.open(config.watches, lock=True)
         on_link, on_arrival = listeners
         if on_link:
-            pipeline.new_links.subscribe(on_link)
+            pipeline.on_link.append(on_link)
         if on_arrival:
             pipeline.inboxes.on_arrival = on_arrival
         login_url = await stack.enter_async_context(_status_page(pipeline))
@@ -246,5 +246,5 @@ async def _status_page(pipeline: Pipeline) -> AsyncIterator[Callable[[], str]]:
     from presignd.web import serving  # noqa: PLC0415 - only if a page is served: it loads aiohttp's server
 
     async with serving.serving(pipeline.view) as page:
-        pipeline.new_links.subscribe(page.hear)
+        pipeline.on_link.append(page.hear)
         yield page.login_url

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from presignd.ledger import Ledger
@@ -30,7 +30,7 @@ async def upkeep(
     ledger: Ledger,
     folders: Mapping[str, Folder],
     keep: float,
-    on_vanished: Callable[[Sequence[FileVersion]], Awaitable[None]],
+    on_vanished: Callable[[Sequence[FileVersion]], None],
     *,
     look_seconds: float = LOOK_SECONDS,
     look_share: float = LOOK_SHARE,
@@ -51,7 +51,7 @@ async def upkeep(
 
 
 async def note_quarantined_gone(
-    ledger: Ledger, folders: Mapping[str, Folder], on_vanished: Callable[[Sequence[FileVersion]], Awaitable[None]]
+    ledger: Ledger, folders: Mapping[str, Folder], on_vanished: Callable[[Sequence[FileVersion]], None]
 ) -> None:
     """End quarantined versions as vanished if their files are gone."""
     quarantined = [version for version in await ledger.in_state(State.QUARANTINED) if not _may_be_elsewhere(version)]
@@ -65,7 +65,7 @@ async def note_quarantined_gone(
 
 
 async def note_gone(
-    ledger: Ledger, watch: str, folder: Folder, on_vanished: Callable[[Sequence[FileVersion]], Awaitable[None]]
+    ledger: Ledger, watch: str, folder: Folder, on_vanished: Callable[[Sequence[FileVersion]], None]
 ) -> None:
     """Record the paths of one watch that are in the ledger but no longer in its folder, page by page."""
     after = b""
@@ -95,10 +95,10 @@ async def _record_gone(
     watch: str,
     gone: Sequence[bytes],
     looked_at: datetime,
-    on_vanished: Callable[[Sequence[FileVersion]], Awaitable[None]],
+    on_vanished: Callable[[Sequence[FileVersion]], None],
 ) -> None:
     """Record files as gone and announce it. Callers shield this: both happen, even if they are cancelled."""
-    await on_vanished(await ledger.record_gone(watch, gone, looked_at))
+    on_vanished(await ledger.record_gone(watch, gone, looked_at))
 
 
 def _missing(folder: Folder, paths: Sequence[bytes]) -> list[bytes]:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from functools import partial
+from typing import Literal
 
 from presignd.config import Config
 from presignd.control.links import LinkRequests
@@ -22,7 +23,7 @@ from presignd.model import Candidate, FileVersion, Link, Source, State
 from presignd.pipeline.announce import Announcer, shown_path
 from presignd.pipeline.in_effect import InEffect, Work
 from presignd.pipeline.intake import needs_hash
-from presignd.pipeline.put import PutHandler
+from presignd.pipeline.put import PutHandler, PutRequest
 from presignd.pipeline.settle.settler import Settler
 from presignd.pipeline.stream import STDIN, Stream, buffer
 from presignd.pipeline.unit.folders import UnitLook
@@ -173,14 +174,12 @@ class View:
         return [*files, *self._units()]
 
     def _units(self) -> list[SettlingView]:
-        units = self._in_effect.work.units
-        found = units.waiting() if units is not None else []
+        found = self._in_effect.work.units.waiting()
         return [SettlingView(watch, folder, since, f"as a whole: {why}") for watch, folder, since, why in found]
 
     def unit_at(self, watch: str, path: bytes) -> UnitLook | None:
         """Look at a folder that may be linked as a whole; return None for any other path. Blocking."""
-        units = self._in_effect.work.units
-        return units.look_at(watch, path) if units is not None else None
+        return self._in_effect.work.units.look_at(watch, path)
 
     def in_flight(self) -> Sequence[InFlightView]:
         """Return what is being uploaded now."""
@@ -244,9 +243,8 @@ class View:
         work = self._in_effect.work
         folder = work.opened[watch]
         log.info("put.received", watch=watch, path=shown_path(folder.root, path), by_uid=by_uid)
-        return await self._puts.put(
-            fd, path, watch, folder=folder, intake=work.intake, key=key, expires=expires, progress=progress
-        )
+        request = PutRequest(fd, expires, progress)
+        return await self._puts.put(request, path, watch, folder=folder, intake=work.intake, key=key)
 
     async def put_stream(
         self,
@@ -272,17 +270,15 @@ class View:
             )
         log.info("put.received", watch=watch, path=shown_path(b"", path), by_uid=by_uid)
         largest = min(watched.max_size or LARGEST_OBJECT, LARGEST_OBJECT)
-        terms: Any = {"intake": work.intake, "key": key, "expires": expires, "progress": progress}
+        put = partial(self._puts.put, path=path, watch=watch, folder=work.opened[watch], intake=work.intake, key=key)
         with buffer(work.config.ledger.path) as fd:
             stream = Stream(Frames(connection), fd, upload, largest)
             if await stream.read_first():
-                return await self._puts.put(fd, path, watch, folder=work.opened[watch], **terms)
-            # It counts as a large file, so that small ones have senders left, but not as one that the watch refuses.
-            size = min(max(stream.size, upload.multipart_threshold), largest)
+                return await put(PutRequest(fd, expires, progress))
             try:
                 async with looping() as loops:
                     loops.start("reading standard input", stream.read_on())
-                    return await self._puts.put_stream(stream, path, watch, size=size, **terms)
+                    return await put(PutRequest(fd, expires, progress, stream))
             except BaseExceptionGroup as group:
                 raise first_error(group) from None
 

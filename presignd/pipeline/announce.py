@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -41,22 +40,19 @@ def shown_path(root: bytes, path: bytes) -> str:
 class Announcer:
     """Logs what happens to versions, with the same fields each time, and records each ``file.done`` as announced.
 
-    ``roots`` are the watches' folders, for absolute paths. ``on_end`` is called for each version that ended or was
-    quarantined. A ``file.done`` is recorded only if ``is_read`` returns True: a lone command's log has no reader.
+    ``roots`` are the watches' folders, for absolute paths. ``on_end`` takes the versions that ended or were
+    quarantined. With ``priority``, a ``file.done`` is recorded only for versions of that priority: those that a command
+    put itself, as its log has no other reader.
     """
 
     def __init__(
         self,
         ledger: Ledger,
         roots: Mapping[str, bytes],
-        on_end: Callable[[FileVersion], None],
-        *,
-        is_read: Callable[[FileVersion], bool] = lambda _: True,
+        on_end: Callable[[Sequence[FileVersion]], None],
+        priority: int | None = None,
     ) -> None:
-        self._ledger = ledger
-        self._roots = roots
-        self._on_end = on_end
-        self._is_read = is_read
+        self._ledger, self._roots, self._on_end, self._priority = ledger, roots, on_end, priority
         self._logged: dict[str, None] = {}
         self._flushed = mark()
         self._more = asyncio.Event()
@@ -71,18 +67,21 @@ class Announcer:
         getattr(self._log, level)(name, **self._fields(version), **more)
 
     def _fields(self, version: FileVersion) -> dict[str, Any]:
-        """Return the fields that each event about a version has, without those not known yet."""
+        """Return the fields that each event about a version has, in a line's order, without those not known yet."""
         fields: dict[str, Any] = {
             "file_id": version.file_id,
             "watch": version.watch,
-            "path": self.path(version),
+            "path": shown_path(self._roots.get(version.watch, b""), version.path),
             "bucket": version.bucket,
-            "key": version.key,
-            "size": version.size,
-            "checksum": version.checksum,
-            "etag": "" if version.etag == version.intent else version.etag,  # a checksum in its place
         }
-        return {name: value for name, value in fields.items() if value not in ("", None)}
+        if version.key:
+            fields["key"] = version.key
+        fields["size"] = version.fingerprint.size
+        if version.checksum:
+            fields["checksum"] = version.checksum
+        if version.etag and version.etag != version.intent:  # a checksum in its place
+            fields["etag"] = version.etag
+        return fields
 
     def enqueued(self, done: Sequence[Enqueued]) -> None:
         """Log what was queued, superseded, or quarantined from the start."""
@@ -102,13 +101,17 @@ class Announcer:
 
     def done(self, versions: Sequence[FileVersion], *, replayed: bool = False) -> None:
         """Log ``file.done`` for versions whose end is committed."""
-        taken = self._log.info("file.done", each=[self._end(version, replayed=replayed) for version in versions])
-        self._logged |= dict.fromkeys(version.file_id for version in versions[:taken] if self._is_read(version))
+        if not versions:
+            return
+        ends = [self._end(version, replayed=replayed) for version in versions]
+        taken = self._log.info("file.done", each=ends)
+        passed("done.said")
+        self._logged |= dict.fromkeys(
+            [version.file_id for version in versions[:taken] if self._priority in (None, version.priority)]
+        )
         if not replayed:
-            _count(versions)
-        for version in versions:
-            passed("done.said")
-            self._on_end(version)
+            _count(zip(versions, ends, strict=True))
+        self._on_end(versions)
         self._more.set()
 
     def _end(self, version: FileVersion, *, replayed: bool) -> dict[str, Any]:
@@ -116,8 +119,8 @@ class Announcer:
         fields = self._fields(version)
         fields["attempt"] = version.attempt
         if not replayed and version.done_at:
-            # The clock may have been set back since.
-            fields["duration_ms"] = max(0, round(_seconds(version, version.done_at) * 1000))
+            took = (version.done_at - version.queued_at).total_seconds()
+            fields["duration_ms"] = max(0, round(took * 1000))  # the clock may have been set back since
         fields["status"] = done_status(version)
         if version.expires_at:
             fields["expires_at"] = version.expires_at
@@ -139,7 +142,7 @@ class Announcer:
             **more,
         )
         metrics.UPLOADS.labels(version.watch, "quarantined").inc()
-        self._on_end(version)
+        self._on_end([version])
 
     async def replay(self) -> None:
         """Log each ``file.done`` again that an earlier run may not have logged, no faster than the log's reader."""
@@ -207,31 +210,26 @@ async def _has_left(logged: Mark, seconds: float) -> bool:
     return True
 
 
-def _count(versions: Sequence[FileVersion]) -> None:
+_Ended = tuple[FileVersion, dict[str, Any]]
+"""A version, and the fields of its ``file.done``."""
+
+
+def _count(ended: Iterable[_Ended]) -> None:
     """Update the metrics for versions that ended in this run."""
-    for (watch, status), ended in _grouped(versions).items():
-        metrics.labelled(metrics.UPLOADS, watch, status).inc(len(ended))
+    groups: dict[tuple[str, str], list[_Ended]] = {}
+    for version, fields in ended:
+        groups.setdefault((version.watch, fields["status"]), []).append((version, fields))
+    for (watch, status), group in groups.items():
+        metrics.labelled(metrics.UPLOADS, watch, status).inc(len(group))
         if status == "linked":
-            _count_linked(watch, [(version, version.done_at) for version in ended if version.done_at])
+            _count_linked(watch, group)
 
 
-def _count_linked(watch: str, linked: Sequence[tuple[FileVersion, datetime]]) -> None:
-    metrics.labelled(metrics.UPLOAD_BYTES, watch).inc(sum(version.size for version, _ in linked))
+def _count_linked(watch: str, linked: Sequence[_Ended]) -> None:
+    metrics.labelled(metrics.UPLOAD_BYTES, watch).inc(sum([fields["size"] for _, fields in linked]))
     duration = metrics.labelled(metrics.UPLOAD_DURATION, watch)
-    for version, done_at in linked:
-        duration.observe(_seconds(version, done_at))
-    if linked:
-        metrics.labelled(metrics.LAST_UPLOAD, watch).set(linked[-1][1].timestamp())
-
-
-def _grouped(versions: Sequence[FileVersion]) -> dict[tuple[str, str], list[FileVersion]]:
-    """Return versions by their watch and status."""
-    groups: dict[tuple[str, str], list[FileVersion]] = {}
-    for version in versions:
-        groups.setdefault((version.watch, done_status(version)), []).append(version)
-    return groups
-
-
-def _seconds(version: FileVersion, done_at: datetime) -> float:
-    """Return the seconds from queued to done."""
-    return (done_at - version.queued_at).total_seconds()
+    for version, fields in linked:
+        if version.done_at:
+            duration.observe(fields["duration_ms"] / 1000)
+    if done_at := linked[-1][0].done_at:
+        metrics.labelled(metrics.LAST_UPLOAD, watch).set(done_at.timestamp())

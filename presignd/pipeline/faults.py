@@ -14,7 +14,7 @@ from presignd.pipeline.announce import Announcer
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.stage import Item
 from presignd.pipeline.upload.breakers import Breakers
-from presignd.states import Event, backoff
+from presignd.states import Event
 from presignd.system.clock import utcnow
 from presignd.telemetry.log import render_exception
 
@@ -81,8 +81,8 @@ class UploadFaults:
         breakers: Breakers,
         submit: Callable[[list[Candidate]], None],
         leave: Callable[[Item], None],
-        backoff: Callable[..., float] = backoff,
-        writer_pause: timedelta = WRITER_PAUSE,
+        backoff: Callable[..., float],
+        writer_pause: timedelta,
     ) -> None:
         self._folders, self._upload, self._ledger = folders, upload, ledger
         self._announcer, self._quarantine, self._breakers = announcer, quarantine, breakers

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -126,6 +126,10 @@ class InEffect:
         """Sign link requests with the presigner in effect."""
         return await self.work.presigner.grant(requests)
 
+    async def rewrite_link_file(self, version: FileVersion) -> bool:
+        """Write the link file of a finished version again, as its file is back (``Finisher``)."""
+        return await self.work.finisher.rewrite_link_file(version)
+
     def stable_links(self) -> BrokerLinks:
         """Return the client for stable links of the configuration in effect; raise ``no_stable_links``."""
         links = self.work.presigner.links
@@ -180,8 +184,7 @@ class Work:
     def __init__(self, config: Config, opened: Mapping[str, Folder], shared: Shared) -> None:
         register_secrets(config)
         host = socket.gethostname()
-        self.config, self.opened = config, opened
-        self._shared = shared
+        self.config, self.opened, self._shared = config, opened, shared
         self.rate = shared.in_effect.rate_for(config.upload)
         signed = signed_store(config.presign, config.upload, clock=utcnow, rate=self.rate)
         self.presigner, self.store = signed.presigner, signed.client
@@ -190,89 +193,100 @@ class Work:
         self.intake = Intake(config.watches, host)
         self.breakers = Breakers(self.buckets, self.presigner, self._wake, shared.pauses.backoff, shared.on_store_event)
         quarantine = Quarantine(shared.ledger, shared.announcer)
-        self.finisher = Finisher(
-            {watch.name: watch for watch in config.watches},
-            opened,
-            shared.ledger,
-            linker=shared.linker,
-            announcer=shared.announcer,
+        self.finisher = self._make_finisher(quarantine)
+        self.faults = self._make_faults(quarantine)
+        self._verifier = self._make_verifier()
+        self.uploader = self._make_uploader(host)
+        self.dispatcher = self._make_dispatcher()
+        self.sweeper = Sweeper(shared.ledger, self.buckets)
+        self.units = self._make_units()
+        self._closing, self._ended = asyncio.Event(), asyncio.Event()
+        self._ended.set()
+
+    # --- the stages -----------------------------------------------------------------------------------
+    def _make_finisher(self, quarantine: Quarantine) -> Finisher:
+        return Finisher(
+            {watch.name: watch for watch in self.config.watches},
+            self.opened,
+            self._shared.ledger,
+            linker=self._shared.linker,
+            announcer=self._shared.announcer,
             quarantine=quarantine,
-            submit=shared.submit,
+            submit=self._shared.submit,
             leave=self._leave,
-            first_pause=shared.pauses.finish,
+            first_pause=self._shared.pauses.finish,
         )
-        self.faults = UploadFaults(
-            opened,
-            config.upload,
-            shared.ledger,
-            announcer=shared.announcer,
+
+    def _make_faults(self, quarantine: Quarantine) -> UploadFaults:
+        return UploadFaults(
+            self.opened,
+            self.config.upload,
+            self._shared.ledger,
+            announcer=self._shared.announcer,
             quarantine=quarantine,
             breakers=self.breakers,
-            submit=shared.submit,
+            submit=self._shared.submit,
             leave=self._give_back,
-            backoff=shared.pauses.backoff,
-            writer_pause=shared.pauses.writer,
+            backoff=self._shared.pauses.backoff,
+            writer_pause=self._shared.pauses.writer,
         )
-        self._verifier = Verifier(
-            opened,
-            shared.ledger,
-            puts=shared.puts,
+
+    def _make_verifier(self) -> Verifier:
+        return Verifier(
+            self.opened,
+            self._shared.ledger,
+            puts=self._shared.puts,
             faults=self.faults,
-            now=shared.in_effect.now,
+            now=self._shared.in_effect.now,
             gives_stable_links=self.gives_stable_links,
             verified=self._link,
         )
-        self.uploader = Uploader(
+
+    def _make_uploader(self, host: str) -> Uploader:
+        return Uploader(
             self.buckets,
-            opened,
-            config.upload,
-            shared.ledger,
-            puts=shared.puts,
-            slots=shared.in_effect.slots,
+            self.opened,
+            self.config.upload,
+            self._shared.ledger,
+            puts=self._shared.puts,
+            slots=self._shared.in_effect.slots,
             host=host,
             faults=self.faults,
             sent=self._verify,
         )
-        self.dispatcher = Dispatcher(
-            shared.ledger,
+
+    def _make_dispatcher(self) -> Dispatcher:
+        return Dispatcher(
+            self._shared.ledger,
             self.uploader,
-            config.upload,
+            self.config.upload,
             list(self.buckets),
             may_send=self.breakers.may_send,
-            suspects=shared.in_effect.suspects,
+            suspects=self._shared.in_effect.suspects,
         )
-        self.sweeper = Sweeper(shared.ledger, self.buckets)
-        self.units = self._make_units()
-        self._closing = asyncio.Event()
-        self._ended = asyncio.Event()
-        self._ended.set()
 
-    def _make_units(self) -> Units | None:
-        """Return the units of folders that are linked as a whole; None if every watch links files."""
-        watches = {watch.name: watch for watch in self.config.watches if watch.links_folders}
-        if not watches:
-            return None
-        shared = self._shared
+    def _make_units(self) -> Units:
         stages = Stages(
             link=self._link_manifest,
             finish=self._finish,
             leave=self._leave,
-            at_work=shared.in_effect.at_work,
+            at_work=self._shared.in_effect.at_work,
             queued=self._wake,
             finisher=self.finisher,
         )
         return Units(
-            watches,
+            {watch.name: watch for watch in self.config.watches if watch.links_folders},
             self.opened,
             self.ignores,
-            shared.ledger,
+            self._shared.ledger,
             buckets=self.buckets,
             intake=self.intake,
-            markers=shared.markers,
-            announcer=shared.announcer,
+            markers=self._shared.markers,
+            announcer=self._shared.announcer,
             stages=stages,
         )
 
+    # --- its run ----------------------------------------------------------------------------------------
     @property
     def at_work(self) -> set[str]:
         """The file_ids of the versions that are worked on or wait to be finished."""
@@ -296,7 +310,7 @@ class Work:
                     for number in range(workers):
                         loops.start(f"finisher {number} of {watch.name}", self.finisher.run(watch.name))
                 loops.start("finisher", self.finisher.record())
-                if self.units is not None and max_priority is None:
+                if max_priority is None:
                     loops.start("units", self.units.run())
                 loops.start("dispatcher", self.dispatcher.run(max_priority=max_priority))
                 await self._closing.wait()
@@ -312,7 +326,7 @@ class Work:
             self.dispatcher.add(item)
         self._link([item for item in items if item.version.state is State.VERIFIED])
         linked = [item for item in items if item.version.state is State.LINKED]
-        units = [item for item in linked if self.units is not None and item.version.is_manifest]
+        units = [item for item in linked if item.version.is_manifest and item.version in self.units]
         self._leave(units)  # finished once their members are
         self.finisher.take([item for item in linked if item not in units])
 
@@ -322,8 +336,7 @@ class Work:
         self.dispatcher.sent()
 
     def _link(self, items: Sequence[Item]) -> None:
-        if self.units is not None:
-            items = self.units.hold(items)
+        items = self.units.hold(items)
         for item in items:
             item.expires = self._lifetime(item.version)
             item.finishes = not self.finisher.has_work(item.version)
@@ -332,7 +345,6 @@ class Work:
 
     def _link_manifest(self, item: Item) -> None:
         """Link a unit by its manifest, whose version is finished once the unit's files are."""
-        assert self.units is not None
         self.dispatcher.add(item)
         item.expires, item.after_link = self._lifetime(item.version), self.units.linked
         self._shared.linker.queue.put_all([item])
@@ -358,7 +370,7 @@ class Work:
 
     def is_member(self, version: FileVersion) -> bool:
         """Return whether a version's file is linked with its folder alone, and has no link of its own."""
-        return self.units is not None and version in self.units and not version.is_made
+        return version in self.units and not version.is_made
 
     def stable_lifetime(self, version: FileVersion) -> int | None:
         """Return how many seconds a stable link is valid, as its ``put`` or else its watch says; None for no end."""
@@ -372,8 +384,7 @@ class Work:
 
     def _leave(self, items: Sequence[Item]) -> None:
         self.dispatcher.leave(items)
-        if self.units is not None:
-            self.units.wake()
+        self.units.wake()
 
     def _give_back(self, item: Item) -> None:
         """Return a version to the ledger, where it may wait for another try."""
@@ -395,21 +406,17 @@ class Work:
     # --- its end ------------------------------------------------------------------------------------
     async def finish(self) -> None:
         """Claim nothing more; return when all that was claimed has ended, however long that takes."""
-        self._retire_units()
+        self.units.retire()
         await self.dispatcher.retire()
         await self.finisher.wait_for_retries()
 
     async def drain(self, seconds: float) -> bool:
         """Claim nothing more and wait for what is at work; cancel it after ``seconds``, and return False then."""
-        self._retire_units()
+        self.units.retire()
         done = await self.dispatcher.drain(seconds)
         self._closing.set()
         await self._ended.wait()
         return done
-
-    def _retire_units(self) -> None:
-        if self.units is not None:
-            self.units.retire()
 
     async def close(self) -> None:
         """Cancel what is in flight, and close every connection."""
@@ -428,7 +435,7 @@ class Watchers:
         in_effect: InEffect,
         settler: Settler,
         ledger: Ledger,
-        on_vanished: Callable[[Sequence[FileVersion]], Awaitable[None]],
+        on_vanished: Callable[[Sequence[FileVersion]], None],
     ) -> None:
         self._in_effect, self._settler, self._ledger, self._on_vanished = in_effect, settler, ledger, on_vanished
         self._by_name: dict[str, Watcher] = {}

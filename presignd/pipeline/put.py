@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
 from presignd.errors import CODES, PresigndError, Refused, fault
@@ -35,24 +35,26 @@ class PutRequest:
     fd: int
     expires: int | None
     progress: Callable[[int], None]
-    link: asyncio.Future[Link]
     stream: Stream | None = None
+    link: asyncio.Future[Link] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
 class PutRequests(dict[str, PutRequest]):
     """The requests that wait for a link, by file_id."""
 
-    def linked(self, link: Link) -> None:
-        """Send the link to the client that put this file, if any."""
-        request = self.get(link.file_id)
-        if request and not request.link.done():
-            request.link.set_result(link)
+    def linked(self, links: Sequence[Link]) -> None:
+        """Send each link to the client that put its file, if any."""
+        for link in links:
+            request = self.get(link.file_id)
+            if request and not request.link.done():
+                request.link.set_result(link)
 
-    def ended(self, version: FileVersion) -> None:
-        """Send the reason to the client if its version ended without a link or was quarantined."""
-        request = self.get(version.file_id)
-        if request and not request.link.done() and version.state is not State.FINISHED:
-            request.link.set_exception(_refusal(version))
+    def ended(self, versions: Sequence[FileVersion]) -> None:
+        """Send the reason to each client whose version ended without a link or was quarantined."""
+        for version in versions:
+            request = self.get(version.file_id)
+            if request and not request.link.done() and version.state is not State.FINISHED:
+                request.link.set_exception(_refusal(version))
 
 
 class PutHandler:
@@ -64,58 +66,28 @@ class PutHandler:
         ledger: Ledger,
         *,
         record: Callable[[Sequence[NewVersion]], Awaitable[None]],
-        on_vanished: Callable[[list[FileVersion]], Awaitable[None]],
+        on_vanished: Callable[[Sequence[FileVersion]], None],
     ) -> None:
         self._requests, self._ledger = requests, ledger
         self._record, self._on_vanished = record, on_vanished
         self._turns: WeakValueDictionary[tuple[str, bytes], asyncio.Lock] = WeakValueDictionary()
 
     async def put(
-        self,
-        fd: int,
-        path: bytes,
-        watch: str,
-        *,
-        folder: Folder,
-        intake: Intake,
-        key: str | None,
-        expires: int | None,
-        progress: Callable[[int], None],
+        self, request: PutRequest, path: bytes, watch: str, *, folder: Folder, intake: Intake, key: str | None
     ) -> Link:
-        """Upload what ``fd`` reads and return its link; raise ``Refused`` if the file is refused.
+        """Upload what a client sends and return its link; raise ``Refused`` if it is refused.
 
-        ``path`` counts as the watch's file only if ``fd`` is open on that file. Otherwise a client could record other
-        content for that path.
+        ``path`` counts as the watch's file only if the request's descriptor is open on that file. Otherwise a client
+        could record other content for that path. A stream's is absolute.
         """
-        if not path.startswith(b"/") and not await asyncio.to_thread(_is_same_file, folder, path, fd):
+        if not path.startswith(b"/") and not await asyncio.to_thread(_is_same_file, folder, path, request.fd):
             path = folder.absolute(path)
-        version = intake.make_version(watch, path, fingerprint_of(fd), Source.PUT)
-        request = PutRequest(fd, expires, progress, asyncio.get_running_loop().create_future())
-        return await self._put(intake.with_key(version, key) if key else version, request)
-
-    async def put_stream(
-        self,
-        stream: Stream,
-        path: bytes,
-        watch: str,
-        *,
-        size: int,
-        intake: Intake,
-        key: str | None,
-        expires: int | None,
-        progress: Callable[[int], None],
-    ) -> Link:
-        """Upload a stream and return its link; raise ``Refused`` if it is refused.
-
-        ``path`` is absolute. Until the stream has ended, it counts as ``size`` bytes.
-        """
-        version = intake.make_version(watch, path, stream.fingerprint(size), Source.PUT)
-        request = PutRequest(stream.fd, expires, progress, asyncio.get_running_loop().create_future(), stream)
-        return await self._put(intake.with_key(version, key) if key else version, request)
-
-    async def _put(self, version: NewVersion, request: PutRequest) -> Link:
+        fingerprint = request.stream.fingerprint() if request.stream else fingerprint_of(request.fd)
+        version = intake.make_version(watch, path, fingerprint, Source.PUT)
+        if key:
+            version = intake.with_key(version, key)
         # One put of a path at a time: the second would supersede the first while its client waits.
-        async with self._turns.setdefault((version.watch, version.path), asyncio.Lock()):
+        async with self._turns.setdefault((watch, path), asyncio.Lock()):
             return await self._upload(version, request)
 
     async def _upload(self, version: NewVersion, request: PutRequest) -> Link:
@@ -151,7 +123,7 @@ class PutHandler:
                     while await self._is_uploading(version):  # noqa: ASYNC110 - the ledger has no event for it
                         await asyncio.sleep(FIRST_PAUSE)
         if version.path.startswith(b"/"):
-            await self._on_vanished(await self._ledger.record_gone(version.watch, [version.path], utcnow()))
+            self._on_vanished(await self._ledger.record_gone(version.watch, [version.path], utcnow()))
 
     async def _is_uploading(self, version: NewVersion) -> bool:
         now = await self._ledger.by_id(version.file_id)

@@ -47,8 +47,7 @@ class Stream:
     """
 
     def __init__(self, frames: Frames, fd: int, upload: UploadConfig, largest: int) -> None:
-        self.fd, self._frames, self._largest = fd, frames, largest
-        self._part_size = upload.part_size
+        self.fd, self._frames, self._upload, self._largest = fd, frames, upload, largest
         self._free = list(range(upload.part_concurrency + 1))
         self._waiting: list[PartRange] = []
         self._parts = 0
@@ -58,8 +57,13 @@ class Stream:
         self.ended = False
         self.checksum = ""
 
-    def fingerprint(self, size: int) -> Fingerprint:
-        """Return a fingerprint of this stream as if it had ``size`` bytes: its file's, from when it began."""
+    def fingerprint(self) -> Fingerprint:
+        """Return the fingerprint of its file, with the stream's size.
+
+        Until that is known it counts as a large file, so that small ones have senders left, but not as one that the
+        watch refuses.
+        """
+        size = self.size if self.ended else min(max(self.size, self._upload.multipart_threshold), self._largest)
         return fingerprint_of(self.fd)._replace(size=size)
 
     # --- what comes in ----------------------------------------------------------------------------
@@ -86,7 +90,7 @@ class Stream:
 
     async def _read_part(self) -> None:
         slot = self._free.pop(0)
-        offset, wanted = slot * LARGEST_PART, next_part_size(self.size, self._part_size)
+        offset, wanted = slot * LARGEST_PART, next_part_size(self.size, self._upload.part_size)
         try:
             size = await self._fill(offset, wanted)
         except Fault as problem:

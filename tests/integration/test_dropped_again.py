@@ -104,7 +104,7 @@ async def test_what_is_put_back_while_the_daemon_is_down_goes_again_where_it_was
 async def noted(configured: Config, ledger: Ledger) -> None:
     """Look for what is gone, as upkeep does."""
 
-    async def hear(_: object) -> None:
+    def hear(_: object) -> None:
         return
 
     folder = Folder(configured.watches[0])

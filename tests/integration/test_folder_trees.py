@@ -140,7 +140,6 @@ async def test_an_own_file_that_no_unit_has_is_gone(tmp_path: Path) -> None:
 
 
 def gatherer_of(daemon: Running) -> Gatherer:
-    assert daemon.work.units is not None
     return daemon.work.units._gatherers["drop"]
 
 

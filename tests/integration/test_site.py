@@ -658,7 +658,7 @@ async def test_a_daemon_s_work_is_counted_and_its_store_s_absence_is_told(tmp_pa
         serving.serving(daemon.view, Pace(snapshot=0.0, snapshot_share=math.inf)) as up,
         aiohttp.ClientSession() as session,
     ):
-        daemon.pipeline.new_links.subscribe(up.hear)
+        daemon.pipeline.on_link.append(up.hear)
         await until(lambda: is_up(up))
         root = up.login_url().partition("/login")[0]
 

@@ -37,7 +37,7 @@ class World:
         self.vanished: list[bytes] = []
         self.heard = asyncio.Event()
 
-    async def hear(self, versions: Sequence[FileVersion]) -> None:
+    def hear(self, versions: Sequence[FileVersion]) -> None:
         self.vanished += [version.path for version in versions]
         self.heard.set()
 

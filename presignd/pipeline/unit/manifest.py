@@ -5,7 +5,6 @@ Each try to upload one makes it anew.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import sys
@@ -85,7 +84,7 @@ async def open_made(ledger: Ledger, version: FileVersion) -> PutRequest:
         return _unnamed(_content(version, unit.folder, unit.made, members), unit.made)
 
     fd = await opened(make, os.close)
-    return PutRequest(fd, None, _no_progress, asyncio.get_running_loop().create_future())
+    return PutRequest(fd, None, _no_progress)
 
 
 def _content(version: FileVersion, folder: bytes, made: datetime, members: Sequence[Member]) -> bytes:

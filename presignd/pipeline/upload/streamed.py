@@ -71,7 +71,7 @@ class Streamed(InParts):
         except BaseExceptionGroup as group:
             raise await self._abort_if_lost(version, first_fault(group)) from None
         # Crash window: after the next step, a version without its recorded size would not find its own object by size.
-        return await self._ledger.update(version, fingerprint=self._stream.fingerprint(self._stream.size))
+        return await self._ledger.update(version, fingerprint=self._stream.fingerprint())
 
     async def _send_next(self, version: FileVersion) -> None:
         while (piece := await self._stream.take()) is not None:

@@ -33,7 +33,7 @@ from presignd.system.threads import run
 from presignd.telemetry import metrics
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
     from structlog.typing import FilteringBoundLogger
 
@@ -85,7 +85,7 @@ class Watcher:
         ledger: Ledger,
         log: FilteringBoundLogger,
         *,
-        on_vanished: Callable[[list[FileVersion]], Awaitable[None]],
+        on_vanished: Callable[[Sequence[FileVersion]], None],
         pauses: Pauses = PAUSES,
     ) -> None:
         self.name = config.name
@@ -258,7 +258,7 @@ class Watcher:
     async def _note_gone(self, paths: Sequence[bytes], looked_at: datetime) -> None:
         """Record files as gone and announce it, both or neither: the caller shields this from cancellation."""
         if vanished := await self._ledger.record_gone(self.name, paths, looked_at):
-            await self._on_vanished(vanished)
+            self._on_vanished(vanished)
 
     # --- the root -------------------------------------------------------------------------------
     async def _wait_for_root(self) -> None:

@@ -42,8 +42,8 @@ class World:
         self.unsaid, self.recorded, self.ended = list(unsaid), list[str](), list[str]()
         self.announcer = Announcer(cast("Ledger", self), {"drop": b"/srv/drop"}, self.hear)
 
-    def hear(self, version: FileVersion) -> None:
-        self.ended.append(version.file_id)
+    def hear(self, versions: Sequence[FileVersion]) -> None:
+        self.ended += [version.file_id for version in versions]
 
     async def unannounced(self) -> list[FileVersion]:
         return self.unsaid

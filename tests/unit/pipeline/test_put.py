@@ -6,7 +6,6 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,7 +15,7 @@ from presignd.ledger import Enqueued, Ledger, open_ledger
 from presignd.model import FileVersion, Fingerprint, Link, NewVersion, State
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.intake import Intake
-from presignd.pipeline.put import PutHandler, PutRequests
+from presignd.pipeline.put import PutHandler, PutRequest, PutRequests
 from presignd.states import Event
 from tests.links import link
 from tests.versions import MARK, NOW, claim, new
@@ -35,15 +34,15 @@ class World:
         self.vanished: list[bytes] = []
         self.puts = PutHandler(self.held, ledger, record=self.record, on_vanished=self.note_vanished)
 
-    async def note_vanished(self, versions: list[FileVersion]) -> None:
+    def note_vanished(self, versions: Sequence[FileVersion]) -> None:
         self.vanished.extend(version.path for version in versions)
 
     async def record(self, versions: Sequence[NewVersion]) -> None:
         for one in await self.ledger.enqueue(versions):
             if one.superseded:
-                self.held.ended(one.superseded)
+                self.held.ended([one.superseded])
             if one.version.state is State.QUARANTINED:
-                self.held.ended(one.version)
+                self.held.ended([one.version])
             self.queued.put_nowait(one)
 
     async def claimed(self) -> FileVersion:
@@ -56,15 +55,15 @@ class World:
         """Take a claimed version through to its link."""
         version = await self.ledger.apply(version, Event.VERIFY, checksum="md5:00", signed_at=NOW)
         (version,) = await self.ledger.record_linked([version._replace(expires_at=NOW)], MARK)
-        self.held.linked(link(1)._replace(file_id=version.file_id))
+        self.held.linked([link(1)._replace(file_id=version.file_id)])
         await self.ledger.apply(version, Event.FINISH, done_at=NOW)
 
-    def put(self, file: Path, fd: int, **more: Any) -> asyncio.Task[Link]:
+    def put(self, file: Path, fd: int, *, key: str | None = None, expires: int | None = None) -> asyncio.Task[Link]:
         inside = file.is_relative_to(self.drop)
         path = os.fsencode(file.relative_to(self.drop) if inside else file)
-        rules = {"folder": self.folder, "intake": Intake([self.watch], "host")}
-        given = {**rules, "key": None, "expires": None, "progress": lambda _: None, **more}
-        return asyncio.create_task(self.puts.put(fd, path, "drop", **given))
+        request = PutRequest(fd, expires, lambda _: None)
+        intake = Intake([self.watch], "host")
+        return asyncio.create_task(self.puts.put(request, path, "drop", folder=self.folder, intake=intake, key=key))
 
 
 @pytest.fixture
@@ -167,7 +166,7 @@ async def test_whoever_waits_is_told_that_the_content_changed(world: World, else
     with elsewhere.open("rb") as file:
         put = world.put(elsewhere, file.fileno())
         version = await world.claimed()
-        world.held.ended(await world.ledger.apply(version, Event.SUPERSEDE, done_at=NOW))
+        world.held.ended([await world.ledger.apply(version, Event.SUPERSEDE, done_at=NOW)])
         with pytest.raises(Fault, match="changed"):
             await put
 
