@@ -24,10 +24,10 @@ from presignd.ledger.rows import (
     Enqueued,
     LostUpdate,
     Selection,
-    as_claimed,
     as_recorded,
     changed,
     columns_of_fingerprint,
+    etag_of,
     row_of_new,
     to_sql,
 )
@@ -38,8 +38,8 @@ from presignd.system.clock import from_micros, to_micros
 CHUNK = 1000
 """Versions recorded as gone, or deleted, in one commit: uploads must not wait long for it."""
 
-ROWS = 40
-"""New versions in one statement: older SQLite takes 999 parameters."""
+ROWS = 64
+"""New versions in one statement: all of a turn (``pipeline.stage.TURN``)."""
 
 # The plus: see ``schema.UNANNOUNCED``.
 _IN_STATE = {state: f"+version.state = '{state}'" for state in State}
@@ -117,9 +117,8 @@ def claim(connection: sqlite3.Connection, wanted: Sequence[Claim]) -> list[Claim
     """Move queued versions to uploading, as ``Ledger.claim`` says."""
     ids = json.dumps([one.version.file_id for one in wanted])
     queued = {*connection.execute(_STILL_QUEUED, (ids,))}
-    unchanged = [one for one in wanted if (one.version.file_id, one.version.attempt) in queued]
-    claimed = {one.version.file_id: as_claimed(one.version, one.intent) for one in unchanged}
-    _update(connection, [(one.version, _claim_columns(claimed[one.version.file_id])) for one in unchanged])
+    unchanged = [_claim_of(one) for one in wanted if (one.version.file_id, one.version.attempt) in queued]
+    claimed = {version.file_id: version for version in apply(connection, unchanged)}
     previous = previous_receipts(connection, claimed.values())
     found = {file_id: Claimed(version, previous.get(file_id)) for file_id, version in claimed.items()}
     return [found.get(one.version.file_id) for one in wanted]
@@ -129,8 +128,10 @@ _STILL_QUEUED = """
 SELECT file_id, attempt FROM version WHERE +state = 'queued' AND file_id IN (SELECT value FROM json_each(?))"""
 
 
-def _claim_columns(version: FileVersion) -> dict[str, Any]:
-    return {"state": str(version.state), "attempt": version.attempt, "etag": version.etag}
+def _claim_of(one: Claim) -> Change:
+    version = one.version
+    etag = version.etag or etag_of(one.intent)
+    return Change(version, (Event.CLAIM,), {"attempt": version.attempt + 1, "etag": etag})
 
 
 def record_linked(

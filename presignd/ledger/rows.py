@@ -117,7 +117,7 @@ def as_recorded(new: NewVersion, key: str | None) -> FileVersion:
     """Return a new version with ``key`` as it will be read back: claimed, if it is queued with an intent."""
     state, attempt, etag = new.state, 0, ""
     if new.intent is not None and state is State.QUEUED:
-        state, attempt, etag = after(state, Event.CLAIM), 1, _etag_of(new.intent)
+        state, attempt, etag = after(state, Event.CLAIM), 1, etag_of(new.intent)
     return FileVersion(
         *(new.file_id, new.watch, new.path, new.fingerprint, state, new.bucket, to_sql(new.key), key),
         *(new.content_type, new.priority, new.queued_at, attempt),
@@ -127,13 +127,8 @@ def as_recorded(new: NewVersion, key: str | None) -> FileVersion:
     )
 
 
-def as_claimed(version: FileVersion, intent: str) -> FileVersion:
-    """Return a queued version once it is claimed with an intent; it keeps an earlier one (``FileVersion.etag``)."""
-    state, etag = after(version.state, Event.CLAIM), version.etag or _etag_of(intent)
-    return version._replace(state=state, attempt=version.attempt + 1, etag=etag)
-
-
-def _etag_of(intent: str) -> str:
+def etag_of(intent: str) -> str:
+    """Return an intent as a claimed version's ``etag`` (``FileVersion``)."""
     return intent.removeprefix("md5:")
 
 
