@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import lru_cache
+from json.encoder import encode_basestring_ascii as quoted
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,13 @@ from presignd.system.durable import write_file
 from presignd.units import rfc3339
 
 # --- lines --------------------------------------------------------------------------------------
-_ENCODER = json.JSONEncoder(separators=(",", ":"))  # json.dumps would make one for each line
+_LINE = (
+    '{"time":"%s","file_id":%s,"watch":%s,"path":%s,"bucket":%s,"key":%s,"size":%d,"content_type":%s,"etag":%s,'
+    '"checksum":%s,"url":%s,"expires_at":%s%s}\n'
+)
+"""One line; json's encoder would take five times as long."""
+
+_time = lru_cache(maxsize=16)(rfc3339)  # the links of one list have the same date, and mostly the same end
 
 
 def encode(link: Link) -> bytes:
@@ -22,25 +30,22 @@ def encode(link: Link) -> bytes:
 
     ASCII only, and control characters escaped: a file name can't forge a line. Holds the secret URL.
     """
-    return _ENCODER.encode(_document(link)).encode("ascii") + b"\n"
-
-
-def _document(link: Link) -> dict[str, Any]:
-    document = {
-        "time": rfc3339(link.time),
-        "file_id": link.file_id,
-        "watch": link.watch,
-        "path": link.path,
-        "bucket": link.bucket,
-        "key": link.key,
-        "size": link.size,
-        "content_type": link.content_type,
-        "etag": link.etag,
-        "checksum": link.checksum,
-        "url": link.url,
-        "expires_at": None if link.expires_at is None else rfc3339(link.expires_at),
-    }
-    return document | ({"version_id": link.version_id} if link.version_id else {})
+    line = _LINE % (
+        _time(link.time),
+        quoted(link.file_id),
+        quoted(link.watch),
+        quoted(link.path),
+        quoted(link.bucket),
+        quoted(link.key),
+        link.size,
+        quoted(link.content_type),
+        quoted(link.etag),
+        quoted(link.checksum),
+        quoted(link.url),
+        f'"{_time(link.expires_at)}"' if link.expires_at else "null",
+        f',"version_id":{quoted(link.version_id)}' if link.version_id else "",
+    )
+    return line.encode("ascii")
 
 
 def decode(line: bytes) -> dict[str, Any] | None:

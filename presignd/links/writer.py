@@ -70,7 +70,7 @@ class LinksFile:
         Raises ``fault("disk_full")`` or ``fault("links_failed")``; then none of them is in the file. A file that
         another program deleted or moved away is made again; one that it truncated is appended to.
         """
-        data = b"".join(encode(link) for link in links)
+        data = b"".join(map(encode, links))
         if data:
             with _as_fault():
                 self._reopen_if_changed()
