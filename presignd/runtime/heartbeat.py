@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar, Token
 
 USUAL = 30.0
@@ -23,7 +22,7 @@ SLACK = 10.0
 
 
 class Heart:
-    """One loop or worker. Safe to beat from any thread."""
+    """One loop or worker. Safe to beat from any thread. In the body of a ``with`` it rests."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -36,37 +35,34 @@ class Heart:
         self._beat_at = time.monotonic()
         self._until = self._beat_at + within + SLACK if within else 0.0
 
-    def resting(self) -> AbstractContextManager[None]:
+    def resting(self) -> Heart:
         """Wait for something that may never come; the heart is not overdue during the body."""
-        return _Rest(self)
+        return self
+
+    def __enter__(self) -> None:
+        self.rests += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.rests -= 1
+        self.beat()
 
     def is_overdue(self, now: float, usual: float) -> bool:
         """Return whether its next turn was due by ``now`` (monotonic); ``usual`` is the longest time between two."""
         return not self.rests and now > max(self._until, self._beat_at + usual)
 
 
-class _Rest:
-    """This and those below are classes: each small file enters several, and generators took measurable time."""
-
-    def __init__(self, heart: Heart) -> None:
-        self._heart = heart
-
-    def __enter__(self) -> None:
-        self._heart.rests += 1
-
-    def __exit__(self, *_: object) -> None:
-        self._heart.rests -= 1
-        self._heart.beat()
-
-
 _hearts: set[Heart] = set()
-_current: ContextVar[Heart | None] = ContextVar("heart", default=None)
+_unwatched = Heart("")
+_current: ContextVar[Heart] = ContextVar("heart", default=_unwatched)
 
 
 class alive:  # noqa: N801 - used as the function it stands for
-    """Give a heart to this task, and to the tasks and threads that it starts, while the body runs."""
+    """Give a heart to this task, and to the tasks and threads that it starts, while the body runs.
 
-    _token: Token[Heart | None]
+    A class, as ``holding`` is: generators took measurable time.
+    """
+
+    _token: Token[Heart]
 
     def __init__(self, name: str) -> None:
         self._heart = Heart(name)
@@ -81,10 +77,14 @@ class alive:  # noqa: N801 - used as the function it stands for
         _current.reset(self._token)
 
 
+def current_heart() -> Heart:
+    """Return the heart of the current task; without one, a heart that nobody watches."""
+    return _current.get()
+
+
 def beat(within: float = 0.0) -> None:
     """Beat the heart of the current task, if it has one."""
-    if (heart := _current.get()) is not None:
-        heart.beat(within)
+    _current.get().beat(within)
 
 
 async def living(name: str, loop: Callable[[], Awaitable[None]]) -> None:
@@ -93,10 +93,9 @@ async def living(name: str, loop: Callable[[], Awaitable[None]]) -> None:
         await loop()
 
 
-def resting() -> AbstractContextManager[None]:
-    """Rest the heart of the current task, if it has one."""
-    heart = _current.get()
-    return nullcontext() if heart is None else _Rest(heart)
+def resting() -> Heart:
+    """Rest the heart of the current task, if it has one, during the body of a ``with``."""
+    return _current.get()
 
 
 class holding:  # noqa: N801 - used as the function it stands for

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from presignd.runtime.heartbeat import beat
+from presignd.runtime.heartbeat import current_heart
 from presignd.store.body import PIECE
 
 LONGEST_RESPONSE = 5
@@ -26,6 +26,7 @@ class Progress:
         "_cancelling",
         "_deadlines",
         "_expired",
+        "_heart",
         "_response_ends",
         "_sent",
         "_task",
@@ -37,6 +38,7 @@ class Progress:
 
     def __init__(self, deadlines: Deadlines, timeout: float, sent: Callable[[int], None] | None) -> None:
         self._deadlines, self._timeout, self._sent = deadlines, timeout, sent
+        self._heart = current_heart()  # looked up once for several beats
         loop = asyncio.get_running_loop()  # called once: it makes a system call, up to Python 3.11
         task = asyncio.current_task(loop)
         assert task
@@ -54,7 +56,7 @@ class Progress:
         self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._deadlines.discard(self)
-        beat()
+        self._heart.beat()
         # If the task was cancelled by others too, it stays cancelled.
         if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from problem
@@ -79,7 +81,7 @@ class Progress:
             self._extend()
 
     def _extend(self, most: float = math.inf) -> None:
-        beat(within=self._timeout)
+        self._heart.beat(within=self._timeout)
         self.deadline = min(most, self._time() + self._timeout)
         self._deadlines.note(self.deadline)
 

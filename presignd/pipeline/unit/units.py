@@ -96,6 +96,8 @@ class Units:
 
     def hold(self, verified: Sequence[Item]) -> list[Item]:
         """Keep the items that belong to units until their folders are complete; return the others."""
+        if not self._gatherers:
+            return [*verified]
         held, others = list[Item](), list[Item]()
         for item in verified:
             (held if item.version in self else others).append(item)
