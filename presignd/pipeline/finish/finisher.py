@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from weakref import WeakValueDictionary
 
 from presignd.config import WatchConfig
@@ -59,6 +58,19 @@ class _Job:
         """The version as the ledger has it."""
         return self.item.version
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether the file was not at its path."""
+        return self.left_out or (self.done is not None and self.done.outcome is FinishOutcome.GONE)
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        """The file if it has changed, or was gone, as it may be back without a new event."""
+        if not self.is_gone and not (self.done and self.done.changed):
+            return []
+        path = (self.done.path if self.done else b"") or self.version.path
+        return [Candidate(self.version.watch, path, Source.EVENT)]
+
 
 class Finisher:
     """Finishes linked versions, each until its file is kept, moved, deleted or quarantined.
@@ -96,7 +108,7 @@ class Finisher:
         if version.watch in self._keep:
             return False
         watch = self._watches[version.watch]
-        return _may_have_link_file(watch, version) or moves_or_deletes(watch, version)
+        return _has_link_file(watch, version) or moves_or_deletes(watch, version)
 
     def take(self, items: Sequence[Item]) -> None:
         """Announce the items that their link's commit finished; finish the others."""
@@ -108,9 +120,7 @@ class Finisher:
                 self._jobs[item.version.watch].put_nowait(self._job(item))
 
     def _job(self, item: Item) -> _Job:
-        watch = self._watches[item.version.watch]
-        needs_link_file = _may_have_link_file(watch, item.version) and not item.version.path.startswith(b"/")
-        return _Job(item, needs_link_file, self._first_pause)
+        return _Job(item, _has_link_file(self._watches[item.version.watch], item.version), self._first_pause)
 
     async def rewrite_link_file(self, version: FileVersion) -> bool:
         """Write the link file of a finished version again, as its file is back after it was gone.
@@ -119,7 +129,7 @@ class Finisher:
         may pass. Returns False if the file is gone again.
         """
         watch = self._watches.get(version.watch)
-        if watch is None or not _may_have_link_file(watch, version) or version.state is not State.FINISHED:
+        if watch is None or not _has_link_file(watch, version) or version.state is not State.FINISHED:
             return True
         job = _Job(Item(version), needs_link_file=True, pause=self._first_pause)
         async with self._rewriting:
@@ -214,44 +224,36 @@ class Finisher:
         self._leave([job.item])
 
     async def _record(self, jobs: Sequence[_Job]) -> None:
-        """Commit the versions that are finished."""
-        changes = [_finish(job, utcnow()) for job in jobs]
+        """Commit the versions that are finished; one whose file was gone is recorded as gone."""
+        now, ended = utcnow(), list[tuple[_Job, FileVersion]]()
+        fields = [{"done_at": now, "gone_at": now} if job.is_gone else {"done_at": now} for job in jobs]
+        changes = [Change(job.version, (Event.FINISH,), each) for job, each in zip(jobs, fields, strict=True)]
         for job, recorded in zip(jobs, await apply_each(self._ledger, changes), strict=True):
             if isinstance(recorded, Exception):
                 await self._stop(job, recorded)
-                continue
-            self._announcer.done([recorded])
-            self._submit(_candidates(job))
-            self._forget(job)
+            else:
+                ended.append((job, recorded))
+        self._announcer.done([version for _, version in ended])
+        self._submit([candidate for job, _ in ended for candidate in job.candidates])
+        self._forget([job for job, _ in ended])
 
     async def _stop(self, job: _Job, problem: Exception) -> None:
         await self._quarantine.record_problem(job.version, problem)
-        self._forget(job)
+        self._forget([job])
 
-    def _forget(self, job: _Job) -> None:
-        self._timers.pop(job.version.file_id, None)
-        self.waiting.discard(job.version.file_id)
+    def _forget(self, jobs: Sequence[_Job]) -> None:
+        for job in jobs:
+            self._timers.pop(job.version.file_id, None)
+            self.waiting.discard(job.version.file_id)
         self._none_waits.set()
-        self._leave([job.item])
+        self._leave([job.item for job in jobs])
 
 
-def _may_have_link_file(watch: WatchConfig, version: FileVersion) -> bool:
-    """Return whether the link goes beside the file too: of a folder that is linked as a whole, beside the folder."""
-    return bool(watch.link_file) and (not watch.links_folders or version.is_manifest)
+def _has_link_file(watch: WatchConfig, version: FileVersion) -> bool:
+    """Return whether the link goes beside the file too: of a folder that is linked as a whole, beside the folder.
 
-
-def _is_gone(job: _Job) -> bool:
-    return job.left_out or (job.done is not None and job.done.outcome is FinishOutcome.GONE)
-
-
-def _finish(job: _Job, now: datetime) -> Change:
-    """Return the change to finished; a version whose file was gone is recorded as gone."""
-    gone = {"gone_at": now} if _is_gone(job) else {}
-    return Change(job.version, (Event.FINISH,), {"done_at": now, **gone})
-
-
-def _candidates(job: _Job) -> list[Candidate]:
-    """Return a file that has changed as a candidate, and one that was gone: it may be back without a new event."""
-    changed = job.done is not None and job.done.changed
-    path = (job.done.path if job.done else b"") or job.version.path
-    return [Candidate(job.version.watch, path, Source.EVENT)] if changed or _is_gone(job) else []
+    Beside a file that ``put`` handed over from outside it never does.
+    """
+    if not watch.link_file or version.path.startswith(b"/"):
+        return False
+    return version.is_manifest or not watch.links_folders

@@ -30,31 +30,27 @@ def target_of(folder: Folder, watch: WatchConfig, parent: bytes, *, make: bool =
     """
     assert watch.move_to is not None, "after = move requires move_to"
     with ExitStack() as opened:
-        directory = opened.enter_context(_root(folder, watch.move_to, os.fsencode(watch.moved_inside), make=make))
+        directory = _root(opened, folder, watch.move_to, os.fsencode(watch.moved_inside), make=make)
         for component in parent.split(b"/") if parent else []:
-            directory = opened.enter_context(_below(directory, component, make=make))
+            directory = _below(opened, directory, component, make=make)
         yield directory
 
 
-@contextmanager
-def _root(folder: Folder, move_to: Path, inside: bytes, *, make: bool) -> Iterator[int]:
-    """Yield move_to itself; inside the watch it is opened as the watch's files are, from the root's descriptor."""
-    with ExitStack() as opened:
-        if inside:
-            try:
-                parent = opened.enter_context(folder.dir_fd(inside))
-            except (Gone, NotRegular) as error:
-                raise OSError(errno.ENOENT, f"the way to move_to: {error.message}") from None
-            yield opened.enter_context(_below(parent, posixpath.basename(inside), make=make))
-            return
-        if make:
-            _make(opened.enter_context(walked(move_to.parent)).fd, os.fsencode(move_to.name))
-        yield opened.enter_context(walked(move_to)).fd
+def _root(opened: ExitStack, folder: Folder, move_to: Path, inside: bytes, *, make: bool) -> int:
+    """Open move_to itself; inside the watch it is opened as the watch's files are, from the root's descriptor."""
+    if inside:
+        try:
+            parent = opened.enter_context(folder.dir_fd(inside))
+        except (Gone, NotRegular) as error:
+            raise OSError(errno.ENOENT, f"the way to move_to: {error.message}") from None
+        return _below(opened, parent, posixpath.basename(inside), make=make)
+    if make:
+        _make(opened.enter_context(walked(move_to.parent)).fd, os.fsencode(move_to.name))
+    return opened.enter_context(walked(move_to)).fd
 
 
-@contextmanager
-def _below(directory: int, component: bytes, *, make: bool) -> Iterator[int]:
-    """Yield a folder in ``directory``; with ``make``, make a missing one. A symlink of that name is refused."""
+def _below(opened: ExitStack, directory: int, component: bytes, *, make: bool) -> int:
+    """Open a folder in ``directory``; with ``make``, make a missing one. A symlink of that name is refused."""
     if make:
         _make(directory, component)
     try:
@@ -64,10 +60,8 @@ def _below(directory: int, component: bytes, *, make: bool) -> Iterator[int]:
         if not stat.S_ISLNK(st.st_mode):
             raise
         raise OSError(error.errno, f"{os.fsdecode(component)} is a symlink, which is not followed there") from None
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+    opened.callback(os.close, fd)
+    return fd
 
 
 def _make(directory: int, name: bytes) -> None:

@@ -134,4 +134,4 @@ async def test_a_version_that_is_not_finished_has_no_link_file_to_rewrite(world:
 
 def test_a_candidate_is_a_file_of_the_watch() -> None:
     job = module._Job(Item(linked(b"a")), needs_link_file=False, pause=0.0, left_out=True)
-    assert [type(one) for one in module._candidates(job)] == [Candidate]
+    assert [type(one) for one in job.candidates] == [Candidate]
