@@ -67,13 +67,14 @@ def _text(name: bytes) -> str:
 # --- as files to be uploaded --------------------------------------------------------------------------
 def fingerprint_of_made(content: bytes, made: datetime) -> Fingerprint:
     """Return the fingerprint of a unit's own file: no inode, and the time at which the unit was made."""
-    return Fingerprint(NO_FILE, len(content), _nanoseconds(made), _nanoseconds(made))
+    made_ns = to_micros(made) * 1000
+    return Fingerprint(NO_FILE, len(content), made_ns, made_ns)
 
 
 async def open_made(ledger: Ledger, version: FileVersion) -> PutRequest:
     """Return the request that sends a unit's own file: an unnamed file of that content, which the caller closes.
 
-    Raises ``Vanished`` if no unit has this version.
+    Its mtime is the version's. Raises ``Vanished`` if no unit has this version.
     """
     unit = await ledger.units.of_made(version)
     if unit is None:
@@ -81,23 +82,14 @@ async def open_made(ledger: Ledger, version: FileVersion) -> PutRequest:
     members = await ledger.units.members_of(unit.id)
 
     def make() -> int:
-        return _unnamed(_content(version, unit.folder, unit.made, members), unit.made)
+        content = manifest_of(unit.folder, unit.made, members) if version.is_manifest else sums_of(unit.folder, members)
+        with os_errors_as_faults():
+            fd = _new_file()
+            write_all(fd, content, 0)
+            os.utime(fd, ns=(version.fingerprint.mtime_ns, version.fingerprint.mtime_ns))
+        return fd
 
-    fd = await opened(make, os.close)
-    return PutRequest(fd, None, _no_progress)
-
-
-def _content(version: FileVersion, folder: bytes, made: datetime, members: Sequence[Member]) -> bytes:
-    return manifest_of(folder, made, members) if version.is_manifest else sums_of(folder, members)
-
-
-def _unnamed(content: bytes, made: datetime) -> int:
-    """Return a descriptor of an unnamed file with the unit's time as its mtime, as the version was queued."""
-    with os_errors_as_faults():
-        fd = _new_file()
-        write_all(fd, content, 0)
-        os.utime(fd, ns=(_nanoseconds(made), _nanoseconds(made)))
-    return fd
+    return PutRequest(await opened(make, os.close), None, _no_progress)
 
 
 def _new_file() -> int:
@@ -105,10 +97,6 @@ def _new_file() -> int:
         return os.memfd_create("presignd-unit", os.MFD_CLOEXEC)
     with tempfile.TemporaryFile() as file:  # pragma: no cover - macOS
         return os.dup(file.fileno())
-
-
-def _nanoseconds(made: datetime) -> int:
-    return to_micros(made) * 1000
 
 
 def _no_progress(_: int) -> None:
