@@ -25,7 +25,7 @@ from presignd.errors import CODES, Refused, TimedOut, Unavailable, UsageError
 from presignd.ledger import Selection
 from presignd.links import answer_links
 from presignd.model import State
-from presignd.pipeline.stream import STDIN, stream_name_problem
+from presignd.pipeline.put import STDIN, stream_name_problem
 from presignd.presign.stable import id_in, is_ref
 from presignd.runtime.heartbeat import USUAL, overdue
 from presignd.s3.limits import MAX_EXPIRES

@@ -23,9 +23,8 @@ from presignd.model import Candidate, FileVersion, Link, Source, State
 from presignd.pipeline.announce import Announcer, shown_path
 from presignd.pipeline.in_effect import InEffect, Work
 from presignd.pipeline.intake import needs_hash
-from presignd.pipeline.put import PutHandler, PutRequest
+from presignd.pipeline.put import STDIN, PutHandler, PutRequest, Stream, buffer
 from presignd.pipeline.settle.settler import Settler
-from presignd.pipeline.stream import STDIN, Stream, buffer
 from presignd.pipeline.unit.folders import UnitLook
 from presignd.pipeline.upload.breakers import Trip
 from presignd.pipeline.watch.watcher import Watcher

@@ -9,7 +9,7 @@ from presignd.config import UploadConfig
 from presignd.errors import fault
 from presignd.ledger import Ledger
 from presignd.model import FileVersion
-from presignd.pipeline.stream import Stream
+from presignd.pipeline.put import Stream
 from presignd.pipeline.upload.bucket import Bucket, StoredObject
 from presignd.pipeline.upload.collision import Decision
 from presignd.pipeline.upload.content import Slots
