@@ -114,7 +114,8 @@ class FakeView(View):
     """A daemon without a pipeline, over a real ledger; ``on_put`` is what each test needs."""
 
     def __init__(self, config: Config, ledger: Ledger) -> None:
-        self._in_effect: Any = SimpleNamespace(config=config, work=SimpleNamespace(units=None))
+        no_units = SimpleNamespace(waiting=list, look_at=lambda *_: None)
+        self._in_effect: Any = SimpleNamespace(config=config, work=SimpleNamespace(units=no_units))
         self._phase = Phase(NOW, "ready")
         self.links: FakeLinks = FakeLinks(config.links.file)
         self.ledger = ledger
