@@ -11,7 +11,7 @@ def main() -> None:
     """Run the ``presignd`` command; of a service, signals are held before anything slow is imported."""
     if sys.argv[1:2] == ["run"] or sys.argv[1:3] == ["broker", "run"]:
         signals.hold()
-        gc.set_threshold(50_000)  # what is imported stays; ``cli.loop.run_daemon`` sets the threshold of the run
+        gc.set_threshold(200_000)  # what is imported stays; ``cli.loop.run_daemon`` sets the threshold of the run
         # Looking for plugins, pydantic would read the metadata of every installed package. A service runs no command
         # that could inherit this.
         os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")

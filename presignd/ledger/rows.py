@@ -71,11 +71,11 @@ SELECT = f"SELECT {', '.join(COLUMNS)} FROM version"  # noqa: S608 - our own col
 
 _TIMES = [*map(OTHER_COLUMNS.index, ("queued_at", "not_before", "done_at", "signed_at", "expires_at", "gone_at"))]
 _NEW_FIELDS = (
-    *("file_id", "watch", "path", "state", "bucket", "base_key", "key", "content_type", "priority", "queued_at"),
+    *("file_id", "watch", "path", "bucket", "base_key", "key", "content_type", "priority"),
     *("attempt", "etag", "error_code", "error"),
 )
-NEW_COLUMNS = (*_NEW_FIELDS, *FINGERPRINT)
-_of_new = itemgetter(*map(_PLACES.__getitem__, _NEW_FIELDS))
+NEW_COLUMNS = (*_NEW_FIELDS, "state", "queued_at", *FINGERPRINT)
+_as_it_is = itemgetter(*map(_PLACES.__getitem__, _NEW_FIELDS))
 _FLAGS = [*map(OTHER_COLUMNS.index, ("adopted", "announced", "linked"))]
 _STATE = OTHER_COLUMNS.index("state")
 _FINGERPRINT_INDEX = FileVersion._fields.index("fingerprint")
@@ -133,8 +133,9 @@ def etag_of(intent: str) -> str:
 
 
 def row_of_new(version: FileVersion) -> list[Any]:
-    """Return the SQL values of a new version, in the order of ``NEW_COLUMNS``."""
-    return [*map(to_sql, _of_new(version)), *map(to_sql, version.fingerprint)]
+    """Return the SQL values of a version from ``as_recorded``, in the order of ``NEW_COLUMNS``."""
+    converted = (str(version.state), to_micros(version.queued_at), *map(to_sql, version.fingerprint))
+    return [*_as_it_is(version), *converted]
 
 
 def to_sql(value: Any) -> Any:
