@@ -63,7 +63,7 @@ class NotRegular(PresigndError):
 
 
 class Folder:
-    """A watch's folder, open at its root.
+    """A watch's folder, open at its root; ``identity`` is the root's device and inode.
 
     Methods raise ``Gone``, ``NotRegular``, or the faults ``unreadable`` (no permission), ``too_many_files`` and
     ``read_error`` (any other error). All of them block and may run in any thread; paths are bytes below the root.
@@ -77,7 +77,7 @@ class Folder:
             self.fd = _open_root(self.root)
         except OSError as error:
             raise _no_root(watch, error) from None
-        self._identity = _identity(os.fstat(self.fd))
+        self.identity = _identity(os.fstat(self.fd))
         self._may_hang = may_hang(self.fd)
         self._mounted = mounted_below(self.fd)
 
@@ -97,15 +97,10 @@ class Folder:
         os.close(self.fd)
 
     # --- the root -------------------------------------------------------------------------------
-    @property
-    def identity(self) -> tuple[int, int]:
-        """The device and inode of the root that is open."""
-        return self._identity
-
     def still_there(self) -> bool:
         """Return whether the root's path still leads to the directory that is open."""
         try:
-            return _identity(os.stat(self.root)) == self._identity  # noqa: PTH116 - a bytes path
+            return _identity(os.stat(self.root)) == self.identity  # noqa: PTH116 - a bytes path
         except OSError:
             return False
 
@@ -124,7 +119,7 @@ class Folder:
             if self._locked and not flock(fresh):
                 return False
             os.dup2(fresh, self.fd, inheritable=False)
-            self._identity = _identity(os.fstat(fresh))
+            self.identity = _identity(os.fstat(fresh))
             self._may_hang = may_hang(fresh)
         except OSError:
             return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 from presignd.errors import Fault, fault, system_fault
@@ -41,12 +41,12 @@ def checksum_like(fd: int, like: str, size: int, part_size: int = 0, *, stop: th
     like the ETag of a multipart upload. If the file is shorter, or ``stop`` is set meanwhile, it is the checksum
     of what was read.
     """
-    algorithm, _, value = like.partition(":")
-    if "-" not in value:
-        return f"{algorithm}:{digest(fd, algorithm, 0, size, stop).hex()}"
-    cuts = range(0, max(size, 1), part_size or max(size, 1))
-    parts = b"".join(digest(fd, algorithm, at, min(cuts.step, size - at), stop) for at in cuts)
-    return f"{checksum_of(parts, algorithm)}-{len(cuts)}"
+    made = Digest(like, part_size or max(size, 1))
+    for piece in _pieces(fd, 0, size):
+        made.update(piece)
+        if stop and stop.is_set():
+            break
+    return made.checksum
 
 
 class Digest:
@@ -58,7 +58,7 @@ class Digest:
         self._parts: list[bytes] = []
         self._made, self._taken = self._new(), 0
 
-    def update(self, piece: bytes) -> None:
+    def update(self, piece: bytes | memoryview) -> None:
         """Hash the next bytes. Blocking."""
         view = memoryview(piece)
         while view:
@@ -82,7 +82,7 @@ class Digest:
         """The checksum of the bytes so far."""
         if not self._part_size:
             return f"{self._algorithm}:{self._made.hexdigest()}"
-        parts = [*self._parts, self._made.digest()] if self._taken else self._parts
+        parts = self._parts if self._parts and not self._taken else [*self._parts, self._made.digest()]
         return f"{checksum_of(b''.join(parts), self._algorithm)}-{len(parts)}"
 
 
@@ -105,17 +105,23 @@ def read_at(fd: int, length: int, offset: int) -> bytes:
         raise _read_error(error) from None
 
 
-def digest(fd: int, algorithm: str, offset: int, size: int, stop: threading.Event | None = None) -> bytes:
+def digest(fd: int, algorithm: str, offset: int, size: int) -> bytes:
     """Return the digest of ``size`` bytes from ``offset``, or of as many as the file has; raise ``read_error``."""
     made = new(algorithm)
-    read = into_one_buffer(min(READ, size))
-    end = offset + size
-    while offset < end and not (stop and stop.is_set()) and (piece := read(fd, min(READ, end - offset), offset)):
-        beat()
+    for piece in _pieces(fd, offset, size):
         with PROCESSORS:
             made.update(piece)
-        offset += len(piece)
     return made.digest()
+
+
+def _pieces(fd: int, offset: int, size: int) -> Iterator[memoryview]:
+    """Yield ``size`` bytes from ``offset``, or as many as the file has, each piece in the same buffer."""
+    read = into_one_buffer(min(READ, size))
+    end = offset + size
+    while offset < end and (piece := read(fd, min(READ, end - offset), offset)):
+        beat()
+        yield piece
+        offset += len(piece)
 
 
 def into_one_buffer(most: int) -> Callable[[int, int, int], memoryview]:
