@@ -193,54 +193,12 @@ def topmost(directories: Mapping[bytes, bool]) -> dict[bytes, bool]:
     return chosen
 
 
-class Coverage:
-    """What one watch's events cover. ``events``: whether there are any. ``lost``: the root is away.
-
-    ``outdated``: the source must be restarted to cover all that is there now.
-    """
-
-    def __init__(self, config: WatchConfig, folder: Folder, log: FilteringBoundLogger) -> None:
-        self.events = True
-        self.lost = False
-        self.outdated = False
-        self._config, self._folder, self._log = config, folder, log
-        self._short_of_watches = False
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether events reach every directory."""
-        return self.events and not self._short_of_watches
-
-    async def check_mounts(self) -> None:
-        """Mark the source as outdated if the mounts below have changed: what is in new ones is not watched yet."""
-        if await asyncio.to_thread(self._folder.refresh_mounts):  # "|=" would lose what is noted during the await
-            self.outdated = True
-
-    async def check_watches(self, directories: int) -> None:
-        """Poll while there are too few inotify watches.
-
-        Once there are enough, restart the source, which sets all of them.
-        """
-        if not self.events:
-            return
-        short = not await asyncio.to_thread(watches_left, self._folder.root)
-        if short and not self._short_of_watches:
-            self.log_limit("no inotify watches are left", WATCHES, f"; this watch has {directories} directories")
-        if self._short_of_watches and not short:
-            self.outdated = True
-        self._short_of_watches = short
-
-    def log_limit(self, reason: str, limit: str, needed: str = "") -> None:
-        """Log the system limit that prevents events."""
-        self._log.error(
-            "watch.overflow",
-            reason=f"{reason}: scanned every {self._config.poll_interval:g} s",
-            fix=f"raise {limit} (now {limit_value(limit)}{needed})",
-        )
-
-
 class Scanner:
-    """Scans a watch and gives settling what it finds. ``scanned`` is set after the first scan of everything."""
+    """Scans a watch and gives settling what it finds. ``scanned`` is set after the first scan of everything.
+
+    The watcher sets whether there are any ``events``, and whether the root is ``lost``. ``outdated``: the event source
+    must be restarted to cover all that is there now.
+    """
 
     def __init__(
         self,
@@ -248,7 +206,6 @@ class Scanner:
         folder: Folder,
         ignore: Ignore,
         unfinished: Unfinished,
-        coverage: Coverage,
         *,
         settler: Settler,
         ledger: Ledger,
@@ -257,8 +214,9 @@ class Scanner:
         pauses: Pauses,
     ) -> None:
         self.scanned = asyncio.Event()
+        self.events, self.lost, self.outdated = True, False, False
         self._config, self._folder, self._ignore, self._unfinished = config, folder, ignore, unfinished
-        self._coverage, self._settler, self._ledger, self._leftovers = coverage, settler, ledger, leftovers
+        self._settler, self._ledger, self._leftovers = settler, ledger, leftovers
         self._log, self._pauses = log, pauses
         self._requested = ""
         self._due_at: float | None = None
@@ -266,6 +224,7 @@ class Scanner:
         self._directories: dict[bytes, bool] = {}
         self._wake_directories = asyncio.Event()
         self._problems, self._cut_short = list[str](), False
+        self._short_of_watches = False
 
     @property
     def next_scan_at(self) -> datetime | None:
@@ -305,6 +264,19 @@ class Scanner:
         self._cut_short = True
         asyncio.get_running_loop().call_later(self._pauses.scan_retry, self.request, "too_many_files")
 
+    def log_limit(self, reason: str, limit: str, needed: str = "") -> None:
+        """Log the system limit that prevents events."""
+        self._log.error(
+            "watch.overflow",
+            reason=f"{reason}: scanned every {self._config.poll_interval:g} s",
+            fix=f"raise {limit} (now {limit_value(limit)}{needed})",
+        )
+
+    async def check_mounts(self) -> None:
+        """Mark the source as outdated if the mounts below have changed: what is in new ones is not watched yet."""
+        if await asyncio.to_thread(self._folder.refresh_mounts):  # "|=" would lose what is noted during the await
+            self.outdated = True
+
     async def list_new(self) -> list[tuple[bytes, Fingerprint]]:
         """Return the files that would be uploaded: neither ignored nor in the ledger as they are. Changes nothing."""
         found: list[Listed] = []
@@ -321,7 +293,7 @@ class Scanner:
             reason = await self._wait_until_due()
             cost = await self._scan_everything(reason, source, ignore_before)
             self.scanned.set()
-            interval = rescan_interval(self._config, cost, events=self._coverage.is_complete)
+            interval = rescan_interval(self._config, cost, events=self.events and not self._short_of_watches)
             self._due_at = time.monotonic() + interval
             if source is Source.BACKLOG and not self._cut_short and await asyncio.to_thread(self._folder.still_there):
                 # Only a complete scan settles what was there at the very first start.
@@ -336,26 +308,35 @@ class Scanner:
         """Wait until the next scan is due and the root is there; return the reason of the scan."""
         while True:
             beat(within=self._pauses.tick)
-            lost = self._coverage.lost
             due = self._due_at is not None and time.monotonic() >= self._due_at
-            if (self._requested or due) and not lost:
+            if (self._requested or due) and not self.lost:
                 reason, self._requested = self._requested or "timer", ""
                 return reason
-            left = self._pauses.tick if lost or self._due_at is None else self._due_at - time.monotonic()
+            left = self._pauses.tick if self.lost or self._due_at is None else self._due_at - time.monotonic()
             await within(min(self._pauses.tick, left), self._wake_all)
             self._wake_all.clear()
 
     async def _scan_everything(self, reason: str, source: Source, ignore_before: datetime | None) -> float:
         """Scan everything; return what it cost in seconds, waiting left out."""
-        await self._coverage.check_mounts()
+        await self.check_mounts()
         began, scan = time.monotonic(), self._scan(b"", recursive=self._config.recursive)
         candidates, cost = await self._submit(scan, source, ignore_before)
-        await self._coverage.check_watches(scan.directories)
+        if self.events:
+            await self._check_watches(scan.directories)
         if reason == "timer":
             metrics.RESCAN_FOUND.labels(self._config.name).inc(candidates)
         self._log_finished(scan, reason, candidates, time.monotonic() - began)
         self._problems, self._cut_short = scan.problems, scan.cut_short
         return cost
+
+    async def _check_watches(self, directories: int) -> None:
+        """Poll while there are too few inotify watches; once there are enough, restart the source, which sets all."""
+        short = not await asyncio.to_thread(watches_left, self._folder.root)
+        if short and not self._short_of_watches:
+            self.log_limit("no inotify watches are left", WATCHES, f"; this watch has {directories} directories")
+        if self._short_of_watches and not short:
+            self.outdated = True
+        self._short_of_watches = short
 
     def _log_finished(self, scan: Scan, reason: str, candidates: int, seconds: float) -> None:
         """Log new problems as a warning, a scan by the timer that found nothing at debug, any other at info."""

@@ -12,7 +12,7 @@ import errno
 import os
 import sys
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -21,7 +21,7 @@ from presignd.system import filesystem
 from presignd.system.syscalls import inotify_add_watch, inotify_init
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Iterator
     from collections.abc import Set as AbstractSet
 
     from presignd.config import WatchConfig
@@ -100,18 +100,12 @@ def watches_left(root: bytes) -> bool:
 
     watchfiles does not report it, neither at its start (when it ignores unreadable directories) nor later.
     """
-    if sys.platform != "linux":
-        return True
-    try:
-        fd = inotify_init()
-    except OSError:
-        return True  # out of instances: this shows nothing about watches
-    try:
-        inotify_add_watch(fd, root, _IN_ATTRIB)
-    except OSError as error:
-        return error.errno != errno.ENOSPC
-    finally:
-        os.close(fd)
+    if sys.platform == "linux":
+        try:
+            with _watched(root, _IN_ATTRIB):
+                pass
+        except OSError as error:  # also without instances, which shows nothing about watches
+            return error.errno != errno.ENOSPC
     return True
 
 
@@ -124,17 +118,22 @@ def reports_events(root: bytes) -> bool:
     if sys.platform != "linux":
         return True
     try:
-        fd = inotify_init()
-    except OSError:
-        return True  # out of instances: this shows nothing about events
-    try:
-        inotify_add_watch(fd, root, _IN_OPEN)
-        os.close(os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-        return bool(os.read(fd, _EVENT_BYTES))
+        with _watched(root, _IN_OPEN) as fd:
+            os.close(os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            return bool(os.read(fd, _EVENT_BYTES))
     except BlockingIOError:
         return False
     except OSError:
-        return True  # an unreadable folder, or too few watches: other checks report these
+        return True  # an unreadable folder, or too few instances or watches: other checks report these
+
+
+@contextmanager
+def _watched(root: bytes, events: int) -> Iterator[int]:
+    """Yield an inotify instance that watches ``root``."""
+    fd = inotify_init()
+    try:
+        inotify_add_watch(fd, root, events)
+        yield fd
     finally:
         os.close(fd)
 

@@ -23,7 +23,7 @@ from presignd.pipeline.files.ignore import Ignore, Unfinished, marked
 from presignd.pipeline.files.lease import writer_check_of
 from presignd.pipeline.watch.inotify import inotify_source
 from presignd.pipeline.watch.leftovers import Leftovers
-from presignd.pipeline.watch.scan import Coverage, Scanner
+from presignd.pipeline.watch.scan import Scanner
 from presignd.pipeline.watch.source import TICK_SECONDS, Hints, SourceEnded, choose_source, no_events
 from presignd.pipeline.watch.watchfiles import watchfiles_source
 from presignd.runtime.heartbeat import beat, living
@@ -72,7 +72,8 @@ PAUSES = Pauses()
 class Watcher:
     """Watches one folder.
 
-    ``watching`` is set once changes are seen, by scans alone if need be, or the root is known to be away.
+    ``watching`` is set once changes are seen, by scans alone if need be, or the root is known to be away; ``scanned``
+    after the first scan of everything.
     ``on_vanished`` is called with the versions that ended because their files are gone. ``check`` is how files here
     settle, None until ``run`` has found that out.
     """
@@ -98,19 +99,18 @@ class Watcher:
         self._ignore = Ignore.of(config)
         self._unfinished = Unfinished()
         self._leftovers = Leftovers(config.name, folder, ledger, settler.submit, pause=pauses.leftovers)
-        self._coverage = Coverage(config, folder, self._log)
         self._scanner = Scanner(
             config,
             folder,
             self._ignore,
             self._unfinished,
-            self._coverage,
             settler=settler,
             ledger=ledger,
             leftovers=self._leftovers,
             log=self._log,
             pauses=pauses,
         )
+        self.scanned = self._scanner.scanned
         self._announced: str | None = None
         self._source_name, self._ended_by = "", ""
         self._no_inotify_until = float("-inf")
@@ -118,26 +118,12 @@ class Watcher:
     @property
     def lost(self) -> bool:
         """Whether the root is away."""
-        return self._coverage.lost
-
-    @property
-    def events(self) -> bool:
-        """Whether there are events; if not, scans alone find changes."""
-        return self._coverage.events
-
-    @property
-    def scanned(self) -> asyncio.Event:
-        """Set after the first scan of everything."""
-        return self._scanner.scanned
+        return self._scanner.lost
 
     @property
     def next_scan_at(self) -> datetime | None:
         """When the next scan is due (UTC): it finds what events missed. None before the first."""
         return self._scanner.next_scan_at
-
-    def request_scan(self, reason: str) -> None:
-        """Scan everything as soon as possible."""
-        self._scanner.request(reason)
 
     async def scan_once(self) -> list[tuple[bytes, Fingerprint]]:
         """Return the files that would be uploaded: neither ignored nor in the ledger as they are. Changes nothing."""
@@ -187,7 +173,7 @@ class Watcher:
 
     async def _follow(self, source: AsyncGenerator[Hints, None]) -> None:
         """Handle what the source yields, until it ends, is outdated, or the root is lost."""
-        started = self._coverage.outdated = False
+        started = self._scanner.outdated = False
         async with AsyncExitStack() as stack:
             batches = await stack.enter_async_context(aclosing(source))
             mounts = stack.enter_context(closing(MountTable()))
@@ -202,14 +188,14 @@ class Watcher:
                 await self._handle_hints(hints)
                 beat(within=self._pauses.tick)
                 if mounts.changed():
-                    await self._coverage.check_mounts()
-                if self._coverage.outdated:
+                    await self._scanner.check_mounts()
+                if self._scanner.outdated:
                     return
 
     def _source_started(self) -> None:
         """Request a scan for what was there before changes are seen; log how this watch works."""
         self.watching.set()
-        self._coverage.events, self._ended_by = self._source_name != "polling", ""
+        self._scanner.events, self._ended_by = self._source_name != "polling", ""
         self._scanner.request_start()
         if self._announced != self._source_name and self.check is not None:
             self._announced = self._source_name
@@ -226,13 +212,13 @@ class Watcher:
         metrics.WATCH_OVERFLOWS.labels(self.name).inc()
         if error.limit:
             self._no_inotify_until = time.monotonic() + self._pauses.without_inotify
-            self._coverage.log_limit(error.message, error.limit)
+            self._scanner.log_limit(error.message, error.limit)
             return
         log = self._log.warning if self._ended_by != error.message else self._log.debug
         log("watch.overflow", reason=f"events may be lost: {error.message}")
         self._ended_by = error.message
-        if self._coverage.events:
-            self._coverage.events = False
+        if self._scanner.events:
+            self._scanner.events = False
             self.watching.set()
             self._scanner.poll()
 
@@ -267,7 +253,7 @@ class Watcher:
             if self.check is not None:
                 self._lose_root()
             if await asyncio.to_thread(self._folder.reopen) and await self._start_settling():
-                self._coverage.lost = False
+                self._scanner.lost = False
                 return
             self._lose_root()
             beat(within=self._pauses.tick)
@@ -287,7 +273,7 @@ class Watcher:
         """Note that the root is away; log it once."""
         if not self.lost:
             self._log.error("watch.lost", path=self._path, fix="bring the folder back; it is looked for each second")
-        self._coverage.lost, self._announced = True, None
+        self._scanner.lost, self._announced = True, None
         self.watching.set()
 
 

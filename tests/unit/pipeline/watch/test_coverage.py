@@ -7,7 +7,7 @@ import threading
 from types import SimpleNamespace
 from typing import Any
 
-from presignd.pipeline.watch.scan import Coverage
+from presignd.pipeline.watch.scan import Scanner
 
 
 async def test_a_mount_that_one_look_saw_is_not_forgotten_by_another_that_began_before() -> None:
@@ -18,10 +18,11 @@ async def test_a_mount_that_one_look_saw_is_not_forgotten_by_another_that_began_
 
     folder: Any = SimpleNamespace(refresh_mounts=refresh_mounts)
     unused: Any = None
-    coverage = Coverage(unused, folder, unused)
-    first = asyncio.create_task(coverage.check_mounts())
+    rest: Any = dict.fromkeys(("settler", "ledger", "leftovers", "log", "pauses"))
+    scanner = Scanner(unused, folder, unused, unused, **rest)
+    first = asyncio.create_task(scanner.check_mounts())
     await asyncio.sleep(0)
-    await coverage.check_mounts()
+    await scanner.check_mounts()
     seen.set()
     await first
-    assert coverage.outdated
+    assert scanner.outdated
