@@ -8,8 +8,8 @@ A version whose file is kept as it is (``after = "keep"``) is finished by the sa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import groupby
 from operator import attrgetter
@@ -112,15 +112,6 @@ def linked_by(version: FileVersion, link: Link) -> FileVersion:
     return version._replace(expires_at=link.expires_at, link_version=named)
 
 
-@dataclass(frozen=True, slots=True)
-class _Signed:
-    """The items of one list: linked, with their links; refused by a fault of their own; or delayed, and why."""
-
-    links: list[tuple[Item, Link]] = field(default_factory=list)
-    refused: list[Item] = field(default_factory=list)
-    delayed: list[tuple[Item, Fault]] = field(default_factory=list)
-
-
 class Linker:
     """Links verified versions: their lines are on disk, in ``links.jsonl``, before the commit.
 
@@ -149,10 +140,6 @@ class Linker:
         self.trouble = Trouble("links")
         self._delayed: set[Item] = set()
         self._timers: set[asyncio.Task[None]] = set()
-
-    def now(self) -> datetime:
-        """Return the date for a link: the presigner's time, as the clock of this machine may be wrong."""
-        return self._now()
 
     async def remake_link(self, version: FileVersion) -> Link:
         """Make the link of a linked version again, from what the ledger has of it: the URL is the same.
@@ -200,16 +187,18 @@ class Linker:
 
     async def _link(self, items: Sequence[Item]) -> None:
         """Write the lines, then commit; each is retried until it succeeds, and a written line isn't written again."""
-        signed, mark = await self._until_done(lambda: self._write(items))
+        mark = await self._until_done(lambda: self._write(items))
         # Crash window: the next start reads back the lines on disk whose commit is missing.
-        done, now = [linked_by(item.version, link) for item, link in signed.links], utcnow()
-        ended = {item.version.file_id: now for item, _ in signed.links if item.finishes}
+        linked, links = [item for item in items if item.link], [item.link for item in items if item.link]
+        done = [linked_by(item.version, link) for item, link in zip(linked, links, strict=True)]
+        now = utcnow()
+        ended = {item.version.file_id: now for item in linked if item.finishes}
         versions = await self._until_done(lambda: self._ledger.record_linked(done, mark, ended)) if done else []
-        for (item, link), version in zip(signed.links, versions, strict=True):
-            item.version, item.link = version, link
-        if versions:
-            self._on_links([link for _, link in signed.links])
-        _hand_on([*signed.refused, *(item for item, _ in signed.links)])
+        for item, version in zip(linked, versions, strict=True):
+            item.version = version
+        if linked:
+            self._on_links(links)
+        _hand_on([item for item in items if item.link or item.problem])
 
     async def _until_done(self, step: Callable[[], Awaitable[T]]) -> T:
         """Retry ``step`` until it succeeds; return its result."""
@@ -225,22 +214,19 @@ class Linker:
                     self.trouble.over()
                 return done
 
-    async def _write(self, items: Sequence[Item]) -> tuple[_Signed, LinksMark]:
-        """Write the lines to disk; return what was signed, and the length of the file now.
-
-        Delayed items are queued again.
-        """
+    async def _write(self, items: Sequence[Item]) -> LinksMark:
+        """Write the lines to disk; return the mark after them. Items that can't be linked now are queued again."""
         await self._date_again(items)
-        signed = await self._link_all(items)
-        mark = await self._append([link for _, link in signed.links])
+        delayed = await self._make_links(items)
+        mark = await self._append([item.link for item in items if item.link])
         self._delayed.difference_update(items)
-        if signed.delayed:
-            self._put_back(signed.delayed)
-        return signed, mark
+        if delayed:
+            self._put_back(delayed)
+        return mark
 
     async def _date_again(self, items: Sequence[Item]) -> None:
         """Give links that had to wait a new date: they could have expired by the time they are written."""
-        now = self.now()
+        now = self._now()  # the presigner's time: this machine's clock may be wrong
         dates = {item.version.signed_at for item in items}  # one for each list of the stage before
         stale = {date for date in dates if date is None or abs(now - date) > STALE}
         if not stale:
@@ -250,23 +236,23 @@ class Linker:
         for item, version in zip(again, dated, strict=True):
             item.version = version
 
-    async def _link_all(self, items: Sequence[Item]) -> _Signed:
-        """Make the links; a fault of one file becomes its item's problem, and any other fault is retried."""
+    async def _make_links(self, items: Sequence[Item]) -> dict[Item, Fault]:
+        """Give each item its link, or its problem, a fault of its own file; return those to be tried later, and why."""
         made = await self._presigned([item for item in items if not item.version.link_id])
         made |= await self._stable([item for item in items if item.version.link_id])
         passed("links.made")
-        signed = _Signed()
+        delayed: dict[Item, Fault] = {}
         for item in items:
             found = made[item]
+            item.link = item.problem = None  # those of a try whose lines could not be written
             if not isinstance(found, Exception):
-                signed.links.append((item, link_of(item.version, found, self._path_of(item.version))))
+                item.link = link_of(item.version, found, self._path_of(item.version))
             elif isinstance(found, Fault) and not isinstance(found, FileFault):
                 # Such as that of a bucket whose region can't be looked up while the store is away.
-                signed.delayed.append((item, found))
+                delayed[item] = found
             else:
                 item.problem = found
-                signed.refused.append(item)
-        return signed
+        return delayed
 
     async def _presigned(self, items: Sequence[Item]) -> dict[Item, Grant | StableLink | Exception]:
         requests = [link_request(item.version, item.expires) for item in items]
@@ -282,10 +268,10 @@ class Linker:
             return dict.fromkeys(items, away)
         return dict(zip(items, found, strict=True))
 
-    def _put_back(self, delayed: Sequence[tuple[Item, Fault]]) -> None:
+    def _put_back(self, delayed: Mapping[Item, Fault]) -> None:
         """Put items that can't be linked now into the queue again after ``RETRY_SECONDS``."""
-        self.trouble.met(delayed[0][1])
-        items = [item for item, _ in delayed]
+        self.trouble.met(next(iter(delayed.values())))
+        items = [*delayed]
         self._delayed.update(items)
 
         async def later() -> None:

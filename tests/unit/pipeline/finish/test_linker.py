@@ -252,6 +252,14 @@ async def test_a_version_s_own_refusal_stops_no_other() -> None:
     assert world.lines == world.published == ["id-2"]
 
 
+async def test_a_refusal_counts_no_more_once_a_later_try_makes_the_link() -> None:
+    """The first try made no line, as the disk was full: the next one asks for all of its links again."""
+    world = World()
+    world.refused, world.appends = {"1": fault("grant_refused")}, [FULL]
+    first, _ = await world.link(verified(1), verified(2))
+    assert (first.problem, sorted(world.lines)) == (None, ["id-1", "id-2"])
+
+
 async def test_a_full_disk_does_not_put_what_waits_for_its_bucket_back_twice() -> None:
     world = World()
     world.held, world.appends = {"1": AWAY}, [FULL, FULL]
