@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from presignd.ledger.rows import to_sql
+from presignd.ledger.writer import Database
 from presignd.model import Fingerprint
 from presignd.system.clock import from_micros, to_micros
 
@@ -65,17 +66,16 @@ class InboxSummary:
 
 
 class ArrivalRecords:
-    """The ledger's records of files that came in. ``do`` makes a change and ``ask`` a query, as in ``Ledger``."""
+    """The ledger's records of files that came in."""
 
-    def __init__(self, do: Callable[..., Awaitable[Any]], ask: Callable[..., Awaitable[Any]]) -> None:
-        self._do, self._ask = do, ask
+    def __init__(self, database: Database) -> None:
+        self._do, self._ask = database.do, database.ask
         self._any: bool | None = None
 
     async def record(self, inbox: str, new: Sequence[NewArrival]) -> list[Arrival]:
         """Record files that came in by an inbox, each once; return what is recorded of each, in order."""
         self._any = True
-        recorded: list[Arrival] = await self._do(record_arrivals, new, inbox, rows=len(new))
-        return recorded
+        return await self._do(record_arrivals, new, inbox, rows=len(new))
 
     async def placing(self, ref: str, place: bytes, ino: int, mtime_ns: int) -> None:
         """Record where a file is about to be, with its inode and mtime, before it is renamed."""
@@ -97,13 +97,11 @@ class ArrivalRecords:
         """Return those files that an inbox has placed, unchanged since; cheap if nothing ever came in."""
         if not await self._are_any():
             return set()
-        found: set[Fingerprint] = await self._ask(brought_in, fingerprints)
-        return found
+        return await self._ask(brought_in, fingerprints)
 
     async def inboxes(self) -> list[InboxSummary]:
         """Return the numbers of each inbox that something came in by."""
-        found: list[InboxSummary] = await self._ask(inboxes) if await self._are_any() else []
-        return found
+        return await self._ask(inboxes) if await self._are_any() else []
 
     async def forget(self, before: datetime) -> None:
         """Forget files that were placed before ``before``, and that the broker lists no more."""

@@ -7,16 +7,15 @@ call has returned: it starts after that commit.
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
-from presignd.errors import Fault, LedgerLost, Unavailable
+from presignd.errors import LedgerLost
 from presignd.ledger import changes, queries
 from presignd.ledger.arrivals import ArrivalRecords
 from presignd.ledger.changes import Change, Claim
@@ -25,58 +24,15 @@ from presignd.ledger.outbox import LedgerOutbox
 from presignd.ledger.rows import Claimed, Enqueued, Selection, Suspect, WatchSummary
 from presignd.ledger.schema import LEDGER
 from presignd.ledger.units import UnitRecords
-from presignd.ledger.writer import Reader, Writer
+from presignd.ledger.writer import Database, Patience, Reader, Writer
 from presignd.model import FileVersion, Fingerprint, LinksMark, Listed, NewVersion, Part, Sent, State
-from presignd.runtime.heartbeat import beat
-from presignd.runtime.outage import Trouble
 from presignd.states import Event
 from presignd.system.durable import sync_folder
 from presignd.system.sqlite import BUSY_SECONDS, DatabaseFile, closed_on_error, finish_log, presence_check
 from presignd.system.threads import opened
 
-T = TypeVar("T")
-
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 FILE = "ledger.sqlite3"
-
-RETRY_SECONDS = 1.0
-"""Pause between two tries of a call that waits for the disk."""
-
-
-class Patience:
-    """Retries a call until it works, while a full disk or another program's lock prevents it: a daemon waits.
-
-    Logs ``ledger.blocked`` once and ``ledger.unblocked`` once, however many calls wait. A damaged ledger
-    (``UsageError``) and bugs are raised at once, as is everything after ``end``.
-    """
-
-    def __init__(self, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
-        self._sleep = sleep
-        self._ended = False
-        self.trouble = Trouble("ledger")
-
-    def end(self) -> None:
-        """Stop waiting: the daemon ends, and the next start redoes what was not written."""
-        self._ended = True
-
-    async def __call__(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Return what ``call`` returns once it works."""
-        waited = False
-        while True:
-            beat()
-            try:
-                found = await call()
-            except (Fault, Unavailable) as problem:
-                if self._ended:
-                    raise
-                self.trouble.met(problem)
-                waited = True
-                await self._sleep(RETRY_SECONDS)
-            else:
-                # A query that succeeds doesn't mean that changes can be written again.
-                if waited:
-                    self.trouble.over()
-                return found
 
 
 async def open_ledger(folder: Path, patience: Patience | None = None, *, busy: float = BUSY_SECONDS) -> Ledger:
@@ -142,12 +98,13 @@ class Ledger:
         reading: sqlite3.Connection,
         patience: Patience | None,
     ) -> None:
-        self._patience = patience
-        self._writer = Writer(writing, file.explain, _presence_check(file.path, writing))
-        self._reader = Reader(reading, file.explain)
+        self._database = Database(
+            Writer(writing, file.explain, _presence_check(file.path, writing)), Reader(reading, file.explain), patience
+        )
+        self._do, self._do_all, self._ask = self._database.do, self._database.do_all, self._database.ask
         self._running = False
-        self.units = UnitRecords(self._do, self._ask)
-        self.arrivals = ArrivalRecords(self._do, self._ask)
+        self.units = UnitRecords(self._database)
+        self.arrivals = ArrivalRecords(self._database)
 
     # --- settle -------------------------------------------------------------------------------------
 
@@ -426,7 +383,7 @@ class Ledger:
 
     async def wait_until_dead(self) -> None:
         """Wait until the writer thread has died, and raise the cause (``LedgerLost``, or a bug)."""
-        await self._writer.wait_until_dead()
+        await self._database.wait_until_dead()
 
     async def close(self, *, clean: bool) -> None:
         """Write what is pending and close; ``clean`` is remembered for the next start."""
@@ -435,35 +392,8 @@ class Ledger:
             if clean and self._running:
                 await self._do(changes.set_meta, clean=1)
         finally:
-            await self._reader.close()
-            await self._writer.close()
+            await self._database.close()
 
     def outbox(self) -> LedgerOutbox:
         """Return the outbox of messages for webhooks."""
-        return LedgerOutbox(self._do, self._ask)
-
-    # --- the two threads ----------------------------------------------------------------------------
-
-    async def _do(self, change: Callable[..., T], *args: Any, name: str = "", rows: int = 1, **more: Any) -> T:
-        def operation(connection: sqlite3.Connection) -> T:
-            return change(connection, *args, **more)
-
-        return await self._write(lambda: self._writer.do(operation, name or change.__name__, rows))
-
-    async def _do_all(self, change: Callable[..., T], rows: Sequence[Any], *args: Any, name: str = "") -> T:
-        return await self._do(change, rows, *args, name=name, rows=len(rows))
-
-    async def _write(self, call: Callable[[], Awaitable[T]]) -> T:
-        try:
-            return await call()
-        except (Fault, Unavailable):
-            if self._patience is None:
-                raise
-        return await self._patience(call)
-
-    async def _ask(self, query: Callable[..., T], *args: Any) -> T:
-        def ask() -> Awaitable[T]:
-            return self._reader.do(lambda connection: query(connection, *args))
-
-        self._writer.check()
-        return await (self._patience(ask) if self._patience else ask())
+        return LedgerOutbox(self._database)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from presignd.ledger.writer import Database
 from presignd.system.clock import from_micros, to_micros
 from presignd.webhooks.outbox import Hook, Message, Outbox, Waiting
 
@@ -51,14 +52,12 @@ _DUE = (
 )
 _NEXT = f"SELECT due_at FROM message AS m WHERE webhook = ? AND due_at > ? AND {_FIRST} ORDER BY due_at LIMIT 1"  # noqa: S608
 
-Do = Callable[..., Awaitable[Any]]
-
 
 class LedgerOutbox(Outbox):
-    """The messages in a ledger; ``change`` and ``ask`` run in its two threads."""
+    """The messages in a ledger."""
 
-    def __init__(self, change: Do, ask: Do) -> None:
-        self._change, self._ask = change, ask
+    def __init__(self, database: Database) -> None:
+        self._change, self._ask = database.do, database.ask
 
     async def add(self, event: str, subject: str, data: Mapping[str, Any]) -> None:
         """Record an event that no change of a version causes."""
@@ -66,8 +65,7 @@ class LedgerOutbox(Outbox):
 
     async def configure(self, hooks: Sequence[Hook], now: datetime) -> dict[str, datetime]:
         """See ``Outbox``."""
-        off: dict[str, datetime] = await self._change(configure_webhooks, hooks, now)
-        return off
+        return await self._change(configure_webhooks, hooks, now)
 
     async def due(self, webhook: str, now: datetime, most: int, besides: Collection[int] = ()) -> list[Message]:
         """See ``Outbox``."""
@@ -86,8 +84,7 @@ class LedgerOutbox(Outbox):
 
     async def drop(self, webhook: str, before: datetime) -> int:
         """See ``Outbox``."""
-        dropped: int = await self._change(drop_messages, webhook, before)
-        return dropped
+        return await self._change(drop_messages, webhook, before)
 
     async def has_failed(self, webhook: str) -> bool:
         """See ``Outbox``."""
@@ -95,8 +92,7 @@ class LedgerOutbox(Outbox):
 
     async def switch_off(self, hook: Hook, now: datetime) -> int:
         """See ``Outbox``."""
-        dropped: int = await self._change(switch_off, hook, now)
-        return dropped
+        return await self._change(switch_off, hook, now)
 
     async def switch_on(self, hook: Hook) -> None:
         """See ``Outbox``."""

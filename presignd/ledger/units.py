@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from presignd.ledger import changes
 from presignd.ledger.changes import Change
 from presignd.ledger.queries import select
 from presignd.ledger.rows import Enqueued, LostUpdate, to_sql
+from presignd.ledger.writer import Database
 from presignd.model import NO_FILE, FileVersion, NewVersion, State
 from presignd.states import Event
 from presignd.system.clock import from_micros, to_micros
@@ -71,30 +72,26 @@ class Member(NamedTuple):
 
 
 class UnitRecords:
-    """The ledger's record of units. ``do`` makes a change, ``ask`` a query, as in ``Ledger``."""
+    """The ledger's record of units."""
 
-    def __init__(self, do: Callable[..., Awaitable[Any]], ask: Callable[..., Awaitable[Any]]) -> None:
-        self._do, self._ask = do, ask
+    def __init__(self, database: Database) -> None:
+        self._do, self._ask = database.do, database.ask
 
     async def markers(self, watch: str) -> dict[bytes, Marker]:
         """Return the marker of the newest unit of each folder of a watch."""
-        found: dict[bytes, Marker] = await self._ask(markers, watch)
-        return found
+        return await self._ask(markers, watch)
 
     async def open(self, watch: str) -> list[Unit]:
         """Return the units of a watch that are not finished, oldest first."""
-        found: list[Unit] = await self._ask(open_units, watch)
-        return found
+        return await self._ask(open_units, watch)
 
     async def of_made(self, version: FileVersion) -> Unit | None:
         """Return the unit that has this version as one of its two own files, None if there is none."""
-        found: Unit | None = await self._ask(of_made, version)
-        return found
+        return await self._ask(of_made, version)
 
     async def without_sha256(self, file_ids: Sequence[str], limit: int) -> list[FileVersion]:
         """Return up to ``limit`` of these versions whose SHA-256 is not recorded."""
-        found: list[FileVersion] = await self._ask(without_sha256, file_ids, limit)
-        return found
+        return await self._ask(without_sha256, file_ids, limit)
 
     async def record_sha256(self, found: Sequence[tuple[str, str]]) -> None:
         """Record SHA-256 sums (hex) by file_id; they are kept for later units with the same version."""
@@ -102,13 +99,11 @@ class UnitRecords:
 
     async def members(self, file_ids: Sequence[str]) -> list[Member]:
         """Return these versions as members, in byte order of their paths."""
-        found: list[Member] = await self._ask(members_of, file_ids)
-        return found
+        return await self._ask(members_of, file_ids)
 
     async def members_of(self, unit: int) -> list[Member]:
         """Return a unit's members, in byte order of their paths."""
-        found: list[Member] = await self._ask(members_of_unit, unit)
-        return found
+        return await self._ask(members_of_unit, unit)
 
     async def complete(self, new: NewUnit, now: datetime) -> list[Enqueued]:
         """Record a complete folder and queue its two own files, in one commit.
@@ -117,18 +112,15 @@ class UnitRecords:
         result, too. Raises ``LostUpdate``, with nothing recorded, if a member or an earlier unit of the folder changed
         its state or is at work.
         """
-        done: list[Enqueued] = await self._do(complete_unit, new, now, rows=2)
-        return done
+        return await self._do(complete_unit, new, now, rows=2)
 
     async def in_state(self, unit: Unit, state: State, limit: int) -> list[FileVersion]:
         """Return up to ``limit`` members of a unit in ``state``, and the list of sums if that is in it too."""
-        found: list[FileVersion] = await self._ask(in_state, unit, state, limit)
-        return found
+        return await self._ask(in_state, unit, state, limit)
 
     async def left(self, watch: str, limit: int) -> list[FileVersion]:
         """Return up to ``limit`` versions that wait for a unit to be complete and whose files are gone."""
-        found: list[FileVersion] = await self._ask(left, watch, limit)
-        return found
+        return await self._ask(left, watch, limit)
 
     async def close(self, unit: Unit) -> None:
         """Record that a unit is finished."""

@@ -1,4 +1,4 @@
-"""The ledger's two threads: one owns the writing connection, the other the reading one.
+"""The ledger's two threads: one owns the writing connection, the other the reading one; and both as one ``Database``.
 
 The writer makes all changes that wait in one transaction, in their order, with one fsync. Callers get their answers
 after the commit. A call that fails is undone alone; a commit that fails (a full disk) fails its whole batch and leaves
@@ -12,14 +12,15 @@ import queue
 import sqlite3
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from presignd.errors import PresigndError
+from presignd.errors import Fault, PresigndError, Unavailable
 from presignd.runtime.crash_points import passed
-from presignd.runtime.heartbeat import Heart, alive
+from presignd.runtime.heartbeat import Heart, alive, beat
+from presignd.runtime.outage import Trouble
 
 T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], T]
@@ -30,6 +31,10 @@ BATCH = 256
 
 IDLE_SECONDS = 1.0
 """How long a turn waits for its first call; the thread's heartbeat is once a turn."""
+
+
+RETRY_SECONDS = 1.0
+"""Pause between two tries of a call that waits for the disk."""
 
 
 @dataclass(slots=True)
@@ -229,6 +234,87 @@ class Reader(DatabaseThread):
                 job.result = job.operation(self._connection)
             except Exception as error:  # noqa: BLE001 - it is its caller's
                 job.error = self._explain(error) or error
+
+
+class Patience:
+    """Retries a call until it works, while a full disk or another program's lock prevents it: a daemon waits.
+
+    Logs ``ledger.blocked`` once and ``ledger.unblocked`` once, however many calls wait. A damaged ledger
+    (``UsageError``) and bugs are raised at once, as is everything after ``end``.
+    """
+
+    def __init__(self, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        self._sleep = sleep
+        self._ended = False
+        self.trouble = Trouble("ledger")
+
+    def end(self) -> None:
+        """Stop waiting: the daemon ends, and the next start redoes what was not written."""
+        self._ended = True
+
+    async def __call__(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Return what ``call`` returns once it works."""
+        waited = False
+        while True:
+            beat()
+            try:
+                found = await call()
+            except (Fault, Unavailable) as problem:
+                if self._ended:
+                    raise
+                self.trouble.met(problem)
+                waited = True
+                await self._sleep(RETRY_SECONDS)
+            else:
+                # A query that succeeds doesn't mean that changes can be written again.
+                if waited:
+                    self.trouble.over()
+                return found
+
+
+class Database:
+    """The two threads as one: changes go to the writer, queries to the reader.
+
+    With ``patience``, calls wait instead of raising ``disk_full`` or ``Unavailable``.
+    """
+
+    def __init__(self, writer: Writer, reader: Reader, patience: Patience | None) -> None:
+        self._writer, self._reader, self._patience = writer, reader, patience
+        self.wait_until_dead = writer.wait_until_dead
+
+    async def do(self, change: Callable[..., T], *args: Any, name: str = "", rows: int = 1, **more: Any) -> T:
+        """Make a change, of so many rows; ``name`` is that of its crash points, by default the function's."""
+
+        def operation(connection: sqlite3.Connection) -> T:
+            return change(connection, *args, **more)
+
+        def call() -> Awaitable[T]:
+            return self._writer.do(operation, name or change.__name__, rows)
+
+        try:
+            return await call()
+        except (Fault, Unavailable):
+            if self._patience is None:
+                raise
+        return await self._patience(call)
+
+    async def do_all(self, change: Callable[..., T], rows: Sequence[Any], *args: Any, name: str = "") -> T:
+        """Make a change of the rows that it is given first."""
+        return await self.do(change, rows, *args, name=name, rows=len(rows))
+
+    async def ask(self, query: Callable[..., T], *args: Any) -> T:
+        """Return a query's result."""
+
+        def call() -> Awaitable[T]:
+            return self._reader.do(lambda connection: query(connection, *args))
+
+        self._writer.check()
+        return await (self._patience(call) if self._patience else call())
+
+    async def close(self) -> None:
+        """Finish what waits, and end both threads."""
+        await self._reader.close()
+        await self._writer.close()
 
 
 def _error_after_death(cause: BaseException) -> Exception:

@@ -260,7 +260,7 @@ async def test_a_ledger_without_patience_says_at_once_that_it_can_not_be_written
         raise Unavailable("locked")
 
     with monkeypatch.context() as patch:
-        patch.setattr(ledger._writer, "do", locked)
+        patch.setattr(ledger._database._writer, "do", locked)
         with pytest.raises(Unavailable):
             await ledger.enqueue([new(b"a")])
     await ledger.close(clean=True)
@@ -273,7 +273,7 @@ async def test_a_ledger_with_patience_writes_once_it_can(tmp_path: Path, monkeyp
         await asyncio.sleep(0)
 
     ledger = await open_ledger(tmp_path, Patience(sleep=at_once))
-    do, failures = ledger._writer.do, [Unavailable("locked"), fault("disk_full")]
+    do, failures = ledger._database._writer.do, [Unavailable("locked"), fault("disk_full")]
 
     async def at_first_locked(*args: Any, **more: Any) -> object:
         if failures:
@@ -281,7 +281,7 @@ async def test_a_ledger_with_patience_writes_once_it_can(tmp_path: Path, monkeyp
         return await do(*args, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ledger._writer, "do", at_first_locked)
+        patch.setattr(ledger._database._writer, "do", at_first_locked)
         (recorded,) = await ledger.enqueue([new(b"a")])
     assert recorded.version.path == b"a"
     await ledger.close(clean=True)
