@@ -21,6 +21,7 @@ from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.hash import Prepared
 from presignd.pipeline.files.lease import ignore_sigio
 from presignd.pipeline.settle.settler import Settler
+from presignd.pipeline.unit.folders import Markers
 from presignd.pipeline.watch.watcher import PAUSES, Pauses, Watcher
 
 PATIENCE = 60.0
@@ -94,7 +95,12 @@ async def watching(tmp_path: Path, *, pauses: Pauses = PAUSES, **options: Any) -
     async def record(new: Sequence[NewVersion], _: Mapping[str, Prepared]) -> None:
         versions.extend([one.version for one in await ledger.enqueue(new)])
 
-    settler = Settler(ledger, record, "host")
+    async def is_there(_: FileVersion) -> bool:
+        return True
+
+    settler = Settler(
+        ledger, record, "host", markers=Markers(), on_return=is_there, algorithms=lambda _watch, _size: ()
+    )
     watcher = Watcher(config, folder, settler, ledger, log, on_vanished=vanished.extend, pauses=pauses)
     drop = Drop(root, ledger, folder, settler, watcher, versions, vanished, capture.entries)
     try:

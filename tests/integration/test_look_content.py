@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Collection
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -14,8 +13,9 @@ from presignd.errors import fault
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.hash import Read, read_at
 from presignd.pipeline.files.ignore import Unfinished
-from presignd.pipeline.files.lease import WriterCheck
-from presignd.pipeline.settle.decide import Look
+from presignd.pipeline.files.lease import WriterCheck, ignore_sigio
+from presignd.pipeline.settle import looker
+from presignd.pipeline.settle.decide import Complete, Look, Outcome, Wait
 from presignd.pipeline.settle.looker import Looker
 
 
@@ -27,6 +27,14 @@ def changed(fd: int, length: int, offset: int) -> bytes:
     content = read_at(fd, length, offset)
     os.utime(f"/proc/self/fd/{fd}", (1, 1))
     return content
+
+
+def shorter(fd: int, length: int, offset: int) -> bytes:
+    return read_at(fd, length - 2, offset)
+
+
+def broken(*_: object) -> NoReturn:
+    raise fault("read_error")
 
 
 class Unreadable(Folder):
@@ -42,34 +50,40 @@ class Unreadable(Folder):
 
 
 def looker_of(kind: type[Folder], path: Path) -> Looker:
-    folder = kind(WatchConfig(name="drop", path=path, bucket="test-bucket"))
-    check = WriterCheck("quiet", "")
-    return Looker(folder, check, "", unfinished=Unfinished(), monotonic=time.monotonic, time_ns=time.time_ns)
+    ignore_sigio()
+    watch = WatchConfig(name="drop", path=path, bucket="test-bucket", settle=0.0)
+    check = WriterCheck("lease", "")
+    return Looker(watch, kind(watch), check, unfinished=Unfinished(), algorithms=lambda *_: ["md5"])
 
 
-@pytest.mark.parametrize(("read", "kept"), [(read_at, b"content"), (not_cached, None), (changed, None)])
-def test_only_content_that_did_not_change_is_kept(tmp_path: Path, read: Read, kept: bytes | None) -> None:
+def looks(made: Looker, *paths: bytes, read: Read = read_at) -> list[tuple[Look, Outcome]]:
+    return made.look([(path, None) for path in paths], read)
+
+
+@pytest.mark.parametrize(
+    ("read", "kept"), [(read_at, b"content"), (not_cached, None), (changed, None), (shorter, None), (broken, None)]
+)
+def test_only_content_that_did_not_change_is_kept(
+    tmp_path: Path, read: Read, kept: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looker, "has_fine_times", lambda _folder: True)  # else the new file is too young
     (tmp_path / "a").write_bytes(b"content")
-    looker = looker_of(Folder, tmp_path)
-    [look] = looker.look([b"a"], lambda *_: ["md5"], read)
-    assert (look.content.data if look.content else None) == kept
+    [(_, outcome)] = looks(looker_of(Folder, tmp_path), b"a", read=read)
+    assert isinstance(outcome, Complete)
+    assert (outcome.content.data if outcome.content else None) == kept
 
 
-def test_a_disk_that_fails_during_a_look_is_told(tmp_path: Path) -> None:
+def test_a_disk_that_fails_during_a_look_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").write_bytes(b"content")
-
-    def broken(_: bytes, __: Look) -> Collection[str]:
-        raise fault("read_error")
-
-    [look] = looker_of(Folder, tmp_path).look([b"a"], broken)
-    assert look.fingerprint is None
+    monkeypatch.setattr(looker, "fingerprint_of", broken)
+    [(look, outcome)] = looks(looker_of(Folder, tmp_path), b"a")
+    assert isinstance(outcome, Wait)
     assert look.fault is not None
     assert look.fault.code == "read_error"
 
 
 def test_what_can_not_be_looked_at_now_is_not_taken_for_unreadable(tmp_path: Path) -> None:
     (tmp_path / "later").write_bytes(b"content")
-    later, now, gone = looker_of(Unreadable, tmp_path).look([b"later", b"now", b"gone"])
-    assert later.fingerprint is not None
-    codes = [look.fault.code if look.fault else "" for look in (later, now, gone)]
-    assert codes == ["unreadable", "too_many_files", ""]
+    found = [look for look, _ in looks(looker_of(Unreadable, tmp_path), b"later", b"now", b"gone")]
+    assert found[0].fingerprint is not None
+    assert [look.fault.code if look.fault else "" for look in found] == ["unreadable", "too_many_files", ""]

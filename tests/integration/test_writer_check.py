@@ -19,6 +19,7 @@ from presignd.config import WatchConfig
 from presignd.model import State
 from presignd.pipeline.files import lease as writer_check
 from presignd.pipeline.files.folder import Folder
+from presignd.pipeline.files.ignore import Unfinished
 from presignd.pipeline.files.lease import WriterCheck, has_writer, ignore_sigio, writer_check_of
 from presignd.system import filesystem
 from tests.unprivileged import NOBODY, unprivileged, without_rights, world_readable
@@ -269,7 +270,9 @@ async def test_where_the_check_cannot_work_a_writer_who_pauses_for_less_than_set
 ) -> None:
     async with watching(tmp_path, settle=2) as drop:
         await drop.scanned()
-        drop.settler.add(drop.watcher._config, drop.folder, drop.watcher.check._replace(mode="quiet"))  # type: ignore[union-attr] # scanned: it is known
+        assert drop.watcher.check is not None, "it was scanned"
+        check = drop.watcher.check._replace(mode="quiet")
+        drop.settler.add(drop.watcher._config, drop.folder, check, Unfinished())
         with (drop.root / "slow").open("wb", buffering=0) as slow:
             for _ in range(8):
                 slow.write(b"x")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from presignd.errors import FileFault
 from presignd.model import State
@@ -54,7 +54,7 @@ class Look(NamedTuple):
     ``fingerprint`` is None if no regular file is there or, with a ``fault``, if that is unknown. ``read_ns`` (wall
     clock, UTC) and ``seen_at`` (monotonic, seconds) were taken before anything else, so a write after the writer check
     has a ctime later than ``read_ns``. ``missing`` names the ready marker that is missing, ``download`` the unfinished
-    download beside the file. ``fault``: why the file can't be read. ``content``: what the file holds, if it was read.
+    download beside the file. ``fault``: why the file can't be read.
     """
 
     fingerprint: Fingerprint | None
@@ -64,7 +64,6 @@ class Look(NamedTuple):
     missing: str = ""
     fault: Fault | None = None
     download: str = ""
-    content: Prepared | None = None
 
 
 class History(NamedTuple):
@@ -97,7 +96,10 @@ class Complete(NamedTuple):
     content: Prepared | None = None
 
 
-def decide(before: History | None, look: Look, rules: Rules) -> Complete | Wait | None:
+Outcome: TypeAlias = Complete | Wait | None
+
+
+def decide(before: History | None, look: Look, rules: Rules) -> Outcome:
     """Return whether a file is complete or must wait; None if there is no file.
 
     Where the writer check works, a ctime that is older than the quiet time is enough. A file with a ctime in the
@@ -110,16 +112,13 @@ def decide(before: History | None, look: Look, rules: Rules) -> Complete | Wait 
         history = History(before.fingerprint, before.since, before.looks + 1)
     if obstacle := _obstacle(look):
         return Wait(history, pause_after(history.looks), obstacle)
-    if look.missing:
-        return Wait(history, pause_after(history.looks, _LONGEST_MARKER_PAUSE), f"waits for {look.missing}")
-    if look.download:
-        return Wait(
-            history, pause_after(history.looks, _LONGEST_MARKER_PAUSE), f"waits until {look.download} beside it is gone"
-        )
+    if look.missing or look.download:
+        why = f"waits for {look.missing}" if look.missing else f"waits until {look.download} beside it is gone"
+        return Wait(history, pause_after(history.looks, _LONGEST_MARKER_PAUSE), why)
     needed, quiet = rules.needed(look.writer), _quiet(history, look)
     if quiet < needed:
         return Wait(history, needed - quiet, f"not yet quiet for {needed:g} s")
-    return Complete(history, look.fault if isinstance(look.fault, FileFault) else None, look.content)
+    return Complete(history, look.fault if isinstance(look.fault, FileFault) else None)
 
 
 def _obstacle(look: Look) -> str:
@@ -159,10 +158,11 @@ def compare_with_ledger(known: FileVersion | None, complete: Complete, *, takes_
     ``takes_away``: the watch moves or deletes what is finished, so a file at the path is another drop.
     """
     fingerprint = complete.history.fingerprint
+    if known is None or known.state in LEFT:
+        return Verdict.NEW
     if is_recorded(known, fingerprint):
         return Verdict.SAME
-    now_readable = known is not None and was_unreadable(known) and complete.fault is None
-    if known is None or known.state in LEFT or now_readable:
+    if was_unreadable(known) and complete.fault is None:
         return Verdict.NEW
     if known.fingerprint == fingerprint and known.gone_at is None:
         return Verdict.SAME  # still unreadable

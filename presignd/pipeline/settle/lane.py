@@ -1,7 +1,7 @@
 """Settle the files of one watch: look at each candidate until it is complete, then compare it with the ledger.
 
-A turn takes all that is due as one list (events before scans): one look at each file, one decision each, one
-query to the ledger, one commit of what is new.
+A turn takes all that is due as one list (events before scans): one look and one decision for each file, one query to
+the ledger, one commit of what is new.
 """
 
 from __future__ import annotations
@@ -11,28 +11,18 @@ import heapq
 import itertools
 import threading
 import time
-from collections import defaultdict, deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from presignd.errors import FileFault
 from presignd.ledger import LostUpdate
-from presignd.model import Source
 from presignd.pipeline.announce import shown_path
 from presignd.pipeline.files.folder import root_of
 from presignd.pipeline.files.hash import read_at
 from presignd.pipeline.intake import LOOK_PRIORITIES
-from presignd.pipeline.settle.decide import (
-    Complete,
-    History,
-    Rules,
-    Verdict,
-    Wait,
-    compare_with_ledger,
-    decide,
-    pause_after,
-)
+from presignd.pipeline.settle.decide import Complete, Verdict, Wait, compare_with_ledger, pause_after
 from presignd.pipeline.stage import TURN
 from presignd.runtime.heartbeat import alive, beat, resting
 from presignd.runtime.tasks import within
@@ -42,16 +32,16 @@ from presignd.system.threads import in_background, run
 from presignd.telemetry.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from presignd.config import WatchConfig
     from presignd.errors import Fault
     from presignd.ledger import Ledger
-    from presignd.model import FileVersion, Fingerprint, NewVersion
+    from presignd.model import FileVersion, NewVersion, Source
     from presignd.pipeline.files.hash import Prepared
     from presignd.pipeline.intake import Intake
-    from presignd.pipeline.settle.decide import Look
-    from presignd.pipeline.settle.looker import Looker, Wanted
+    from presignd.pipeline.settle.decide import History
+    from presignd.pipeline.settle.looker import Looker
 
 ROOM = 5_000
 """Scans pause while so many files wait for their first look or to be compared: settling sets their pace."""
@@ -59,6 +49,9 @@ ROOM = 5_000
 COMPARING = 500
 """Most tasks that compare contents at a time (after ``chmod -R`` over a folder). The other files wait without a task,
 which takes less memory."""
+
+SHOWN = 1_000
+"""Most paths of a watch that are shown as settling."""
 
 _LOOK_GAP = 0.1
 """Seconds between two looks at the same file, however many events name it."""
@@ -69,11 +62,9 @@ _LONGEST_WAIT = 2.0
 _HEARTBEAT_SECONDS = 1.0
 """Most seconds that a lane sleeps between two heartbeats."""
 
-Record: TypeAlias = "Callable[[Sequence[NewVersion], Mapping[str, Prepared]], Awaitable[None]]"
-Algorithms: TypeAlias = "Callable[[str, int], Collection[str]]"
-
-_NOT_LOOKED_AT = float("-inf")
 _NEVER_DUE = float("inf")
+
+Record: TypeAlias = "Callable[[Sequence[NewVersion], Mapping[str, Prepared]], Awaitable[None]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,129 +77,80 @@ class SettlingPath:
     why: str
 
 
-def read_later(_: str, __: int) -> Collection[str]:
-    """Leave a file to be read when it is sent."""
-    return ()
-
-
-async def nothing_to_do(_: FileVersion) -> bool:
-    """Do nothing with a version whose file is back."""
-    return True
-
-
 @dataclass(frozen=True, slots=True)
 class Services:
     """What all lanes share. The clocks return seconds (monotonic) and nanoseconds since the epoch.
 
     ``record`` records new versions, all or none, with the contents that were read, by file_id; it goes on if its caller
-    is cancelled. ``algorithms`` returns those by which to hash a complete file of a watch and a size, none if it is
-    read later; it is called in threads. ``on_return`` is called with a version whose file is back after it was gone,
-    before that is recorded; it returns False if the file is gone again.
+    is cancelled. ``on_return`` is called with a version whose file is back after it was gone, before that is recorded;
+    it returns False if the file is gone again.
     """
 
     ledger: Ledger
     record: Record
+    on_return: Callable[[FileVersion], Awaitable[bool]]
     monotonic: Callable[[], float] = time.monotonic
     time_ns: Callable[[], int] = time.time_ns
-    on_return: Callable[[FileVersion], Awaitable[bool]] = nothing_to_do
-    algorithms: Algorithms = read_later
-
-    def utc(self) -> datetime:
-        """Return the time in UTC."""
-        return datetime.fromtimestamp(self.time_ns() / 1e9, UTC)
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How many files may wait before scans pause (``room``), and how many may be compared in tasks (``comparing``)."""
-
-    room: int = ROOM
-    comparing: int = COMPARING
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Entry:
-    """A path that settles. ``busy``: in a turn, or being compared. ``again``: an event named it since then.
+    """A path that settles, first seen at ``since_ns``. ``busy``: in a turn, or being compared.
 
-    ``looks_in_vain`` counts the looks while another version is in flight; ``compares``: its content is to be compared.
+    ``again``: an event named it since then. ``looks_in_vain`` counts the looks while another version is in flight.
+    ``in_backlog``: it waits for its first look, or its content is to be compared. ``retries``: the code of the passing
+    fault that its last look found.
     """
 
     path: bytes
     source: Source
-    since: datetime
-    due: float
-    looked_at: float = _NOT_LOOKED_AT
+    since_ns: int
+    due: float = _NEVER_DUE
+    looked_at: float = 0.0
     history: History | None = None
     why: str = "not looked at yet"
     looks_in_vain: int = 0
     busy: bool = False
     again: bool = False
-    compares: bool = False
+    in_backlog: bool = True
+    retries: str = ""
 
 
-_Found: TypeAlias = "Sequence[tuple[_Entry, Complete]]"
+class _Found(NamedTuple):
+    """A complete file, to be recorded. ``file_id`` is the version's whose content it has, "" for a new version."""
 
-
-class _Due(NamedTuple):
-    """A place in the queue; it is void once its entry has another place."""
-
-    at: float
-    order: int
-    path: bytes
+    entry: _Entry
+    complete: Complete
+    file_id: str = ""
 
 
 class Lane:
-    """Settles the files of one watch."""
+    """Settles the files of one watch. ``looker`` may be replaced: the folder may be on another filesystem later."""
 
-    def __init__(
-        self,
-        watch: WatchConfig,
-        rules: Rules,
-        looker: Looker,
-        intake: Intake,
-        services: Services,
-        *,
-        limits: Limits | None = None,
-    ) -> None:
-        self.watch = watch.name
-        self.intake = intake
+    def __init__(self, watch: WatchConfig, looker: Looker, intake: Intake, services: Services) -> None:
+        self.watch, self.looker, self.intake = watch.name, looker, intake
         self._takes_away = watch.after != "keep"
-        self._rules, self._looker = rules, looker
-        self._services, self._limits = services, limits or Limits()
-        self._unreadable = _UnreadableLog(watch)
+        self._root = root_of(watch)
+        self._services = services
         self._entries: dict[bytes, _Entry] = {}
-        self._queues: tuple[list[_Due], ...] = ([], [], [])
+        self._queues: tuple[list[tuple[float, int, _Entry]], ...] = ([], [], [])
         self._order = itertools.count()
         self._wake = asyncio.Event()
         self._has_room = asyncio.Event()
         self._has_room.set()
-        self._not_looked_at = 0
-        self._to_compare = 0
+        self._backlog = 0
         self._comparing = 0
         self._without_task: deque[_Entry] = deque()
+        self._retries = Counter[str]()
         self._stop = threading.Event()
         self._one_hash = asyncio.Semaphore(1)
 
-    def use(self, rules: Rules, looker: Looker) -> None:
-        """Use these rules and this looker from now on: the folder may be on another filesystem now."""
-        self._rules, self._looker = rules, looker
-
-    @property
-    def count(self) -> int:
-        """How many paths are settling."""
-        return len(self._entries)
-
-    def settling(self, path: bytes) -> SettlingPath | None:
-        """Return how ``path`` settles; None if it doesn't."""
-        entry = self._entries.get(path)
-        return None if entry is None else self._shown(entry)
-
-    def snapshot(self, limit: int) -> list[SettlingPath]:
-        """Return up to ``limit`` of what is settling, oldest first."""
-        return [self._shown(entry) for entry in itertools.islice(self._entries.values(), limit)]
-
-    def _shown(self, entry: _Entry) -> SettlingPath:
-        return SettlingPath(self.watch, entry.path, entry.since, entry.why)
+    def snapshot(self) -> list[SettlingPath]:
+        """Return up to ``SHOWN`` of what is settling, oldest first."""
+        return [
+            SettlingPath(self.watch, entry.path, datetime.fromtimestamp(entry.since_ns / 1e9, UTC), entry.why)
+            for entry in itertools.islice(self._entries.values(), SHOWN)
+        ]
 
     # --- the queue ------------------------------------------------------------------------------
     def submit(self, path: bytes, source: Source, *, closed: bool = False) -> None:
@@ -219,7 +161,9 @@ class Lane:
         now = self._services.monotonic()
         entry = self._entries.get(path)
         if entry is None:
-            self._add(_Entry(path, source, self._services.utc(), now))
+            entry = self._entries[path] = _Entry(path, source, self._services.time_ns())
+            self._grow_backlog(1)
+            self._queue(entry, now)
             return
         better = LOOK_PRIORITIES[source] < LOOK_PRIORITIES[entry.source]
         if better:
@@ -234,40 +178,45 @@ class Lane:
         with resting():  # the lane's own heartbeat shows whether it makes progress
             await self._has_room.wait()
 
-    def _add(self, entry: _Entry) -> None:
-        self._entries[entry.path] = entry
-        self._not_looked_at += 1
-        self._limit_backlog()
-        self._queue(entry, entry.due)
-
-    def _limit_backlog(self) -> None:
-        if self._not_looked_at + self._to_compare >= self._limits.room:
+    def _grow_backlog(self, change: int) -> None:
+        self._backlog += change
+        if self._backlog >= ROOM:
             self._has_room.clear()
         else:
             self._has_room.set()
 
     def _queue(self, entry: _Entry, due: float) -> None:
         entry.due, entry.busy = due, False
-        heapq.heappush(self._queues[LOOK_PRIORITIES[entry.source]], _Due(due, next(self._order), entry.path))
+        heapq.heappush(self._queues[LOOK_PRIORITIES[entry.source]], (due, next(self._order), entry))
         self._wake.set()
 
     def _take_due(self) -> list[_Entry]:
         """Return the entries that are due, marked as busy, by priority: at most ``TURN``."""
-        now, due = self._services.monotonic(), list[_Entry]()
+        now, taken = self._services.monotonic(), list[_Entry]()
         for queue in self._queues:
-            while queue and queue[0].at <= now and len(due) < TURN:
-                if (entry := self._entry_at(heapq.heappop(queue))) is not None:
+            while queue and queue[0][0] <= now and len(taken) < TURN:
+                due, _, entry = heapq.heappop(queue)
+                if entry.due == due and not entry.busy:  # else it has another place in the queue
                     entry.busy, entry.again = True, False
-                    due.append(entry)
-        return due
+                    taken.append(entry)
+        return taken
 
-    def _entry_at(self, place: _Due) -> _Entry | None:
-        """Return the entry of a place in the queue; None if the place is void."""
-        entry = self._entries.get(place.path)
-        return entry if entry is not None and not entry.busy and entry.due == place.at else None
+    def _wait(self, entry: _Entry, outcome: Wait) -> None:
+        entry.history, entry.why = outcome.history, outcome.why
+        pause = min(outcome.after, _LOOK_GAP) if entry.again else outcome.after
+        self._queue(entry, entry.looked_at + pause)
+
+    def _wait_for_earlier(self, entry: _Entry, complete: Complete) -> None:
+        """Look again later: another version of the path is in flight."""
+        pause = min(_LONGEST_WAIT, 0.2 * 1.5 ** min(entry.looks_in_vain, 32))
+        entry.history, entry.why = complete.history, "the version before it is in flight"
+        entry.looks_in_vain += 1
+        self._queue(entry, self._services.monotonic() + pause)
 
     def _forget(self, entry: _Entry) -> None:
         """Forget a path; queue it again if an event named it during this turn."""
+        if entry.retries:
+            self._note_fault(entry, None)
         if entry.again:
             entry.history, entry.looks_in_vain = None, 0
             self._queue(entry, self._services.monotonic() + _LOOK_GAP)
@@ -287,83 +236,59 @@ class Lane:
         finally:
             self._stop.set()  # ends a hash that a thread is computing
 
+    async def _sleep(self) -> None:
+        self._wake.clear()
+        earliest = min((queue[0][0] for queue in self._queues if queue), default=_NEVER_DUE)
+        pause = max(0.0, min(_HEARTBEAT_SECONDS, earliest - self._services.monotonic()))
+        beat(within=pause)
+        await within(pause, self._wake)
+
     async def turn(self, tasks: asyncio.TaskGroup) -> bool:
         """Look at what is due and act on it; return False if nothing was due. Comparisons go on in ``tasks``."""
         due = self._take_due()
         if not due:
             return False
-        paths = [entry.path for entry in due]
-        inline = len(paths) <= self._looker.inline_limit
-        read, wanted = read_cached if inline else read_at, self._wanted(due)
-        looks = await run(lambda: self._looker.look(paths, wanted, read), inline=inline)
-        complete, unready = self._decide(due, looks)
-        if complete:
-            await self._record_complete(complete, tasks)
-        if unready:
-            await self._wait_unless_recorded(unready)
+        paths = [(entry.path, entry.history) for entry in due]
+        inline = len(paths) <= self.looker.inline_limit
+        read = read_cached if inline else read_at
+        looked = await run(lambda: self.looker.look(paths, read), inline=inline)
+        asked = list[tuple[_Entry, Complete | Wait]]()
+        for entry, (look, outcome) in zip(due, looked, strict=True):
+            self._backlog -= entry.in_backlog
+            entry.looked_at, entry.in_backlog = look.seen_at, False
+            if look.fault or entry.retries:
+                self._note_fault(entry, look.fault)
+            if outcome is None:
+                self._forget(entry)
+            elif isinstance(outcome, Wait) and (entry.history or not (look.missing or look.download)):
+                self._wait(entry, outcome)
+            else:
+                asked.append((entry, outcome))
+        self._grow_backlog(0)
+        if asked:
+            await self._compare_with_ledger(asked, tasks)
         return True
 
-    def _wanted(self, due: Sequence[_Entry]) -> Wanted:
-        """Return a function for looks: the algorithms by which to hash a file, none unless it is complete and tiny."""
-        histories, rules = {entry.path: entry.history for entry in due}, self._rules
+    async def _compare_with_ledger(
+        self, asked: Sequence[tuple[_Entry, Complete | Wait]], tasks: asyncio.TaskGroup
+    ) -> None:
+        """Record which of the complete files are new versions. Those that wait for a marker or a download wait on.
 
-        def wanted(path: bytes, look: Look) -> Collection[str]:
-            algorithms = self._services.algorithms(self.watch, look.fingerprint.size) if look.fingerprint else ()
-            return algorithms if algorithms and isinstance(decide(histories[path], look, rules), Complete) else ()
-
-        return wanted
-
-    def _decide(
-        self, due: Sequence[_Entry], looks: Sequence[Look]
-    ) -> tuple[list[tuple[_Entry, Complete]], list[tuple[_Entry, Wait]]]:
-        """Return the entries that are complete, and those that were found to wait for a marker or a download.
-
-        Queue the others for their next look, or forget them.
+        Of these, what the ledger has as it is needs no marker: that may be gone for good.
         """
-        complete, unready = [], []
-        for entry, look in zip(due, looks, strict=True):
-            self._note_look(entry, look)
-            outcome = decide(entry.history, look, self._rules)
-            if isinstance(outcome, Complete):
-                complete.append((entry, outcome))
-            elif isinstance(outcome, Wait) and entry.history is None and (look.missing or look.download):
-                unready.append((entry, outcome))
-            elif isinstance(outcome, Wait):
-                self._wait(entry, outcome)
-            else:
-                self._forget(entry)
-        self._limit_backlog()
-        return complete, unready
-
-    def _wait(self, entry: _Entry, outcome: Wait) -> None:
-        entry.history, entry.why = outcome.history, outcome.why
-        pause = min(outcome.after, _LOOK_GAP) if entry.again else outcome.after
-        self._queue(entry, entry.looked_at + pause)
-
-    async def _wait_unless_recorded(self, unready: Sequence[tuple[_Entry, Wait]]) -> None:
-        """Forget what the ledger has as it is: its marker may be gone for good. The others wait."""
-        known = await self._services.ledger.known(self.watch, [entry.path for entry, _ in unready])
-        for entry, outcome in unready:
-            if outcome.history and is_recorded(known.get(entry.path), outcome.history.fingerprint):
-                self._forget(entry)
-            else:
-                self._wait(entry, outcome)
-
-    def _note_look(self, entry: _Entry, look: Look) -> None:
-        self._unreadable.note(entry.path, look.fault)
-        self._not_looked_at -= entry.looked_at == _NOT_LOOKED_AT
-        self._to_compare -= entry.compares
-        entry.looked_at, entry.compares = look.seen_at, False
-
-    async def _record_complete(self, complete: Sequence[tuple[_Entry, Complete]], tasks: asyncio.TaskGroup) -> None:
-        """Compare complete files with the ledger, and record those that are new versions."""
-        known = await self._services.ledger.known(self.watch, [entry.path for entry, _ in complete])
-        new, touched = [], []
-        for entry, outcome in complete:
+        known = await self._services.ledger.known(self.watch, [entry.path for entry, _ in asked])
+        new, touched = list[_Found](), list[_Found]()
+        for entry, outcome in asked:
             version = known.get(entry.path)
+            if isinstance(outcome, Wait):
+                if outcome.history and is_recorded(version, outcome.history.fingerprint):
+                    self._forget(entry)
+                else:
+                    self._wait(entry, outcome)
+                continue
             verdict = compare_with_ledger(version, outcome, takes_away=self._takes_away)
             if verdict is Verdict.NEW:
-                new.append((entry, outcome))
+                new.append(_Found(entry, outcome))
             elif verdict is Verdict.SAME:
                 self._forget(entry)
             elif verdict is Verdict.WAIT_FOR_EARLIER:
@@ -373,32 +298,37 @@ class Lane:
                 if verdict is Verdict.COMPARE or version.gone_at is not None:
                     self._compare(entry, outcome, version, tasks)
                 else:
-                    touched.append((entry, outcome))
-        await self._refingerprint(touched, known)
-        await self._enqueue(new)
+                    touched.append(_Found(entry, outcome, version.file_id))
+        await self._record(touched, self._refingerprint)
+        await self._record(new, self._enqueue)
 
-    def _wait_for_earlier(self, entry: _Entry, complete: Complete) -> None:
-        """Look again later: another version of the path is in flight."""
-        pause = min(_LONGEST_WAIT, 0.2 * 1.5 ** min(entry.looks_in_vain, 32))
-        entry.history, entry.why = complete.history, "the version before it is in flight"
-        entry.looks_in_vain += 1
-        self._queue(entry, self._services.monotonic() + pause)
-
-    async def _sleep(self) -> None:
-        self._wake.clear()
-        earliest = min((queue[0].at for queue in self._queues if queue), default=float("inf"))
-        pause = max(0.0, min(_HEARTBEAT_SECONDS, earliest - self._services.monotonic()))
-        beat(within=pause)
-        await within(pause, self._wake)
+    def _note_fault(self, entry: _Entry, fault: Fault | None) -> None:
+        """Note what fault a path waits for; log ``settle.retry`` for the first path that waits for one of its code."""
+        passing = None if isinstance(fault, FileFault) else fault
+        code = passing.code if passing else ""
+        if code == entry.retries:
+            return
+        self._retries[entry.retries] -= 1
+        self._retries[code] += 1
+        entry.retries = code
+        if passing and self._retries[code] == 1:
+            path = shown_path(self._root, entry.path)
+            get_logger().warning(
+                "settle.retry",
+                watch=self.watch,
+                path=path,
+                error_code=code,
+                error=passing.message,
+                fix=passing.fix,
+            )
 
     # --- comparing contents ---------------------------------------------------------------------
     def _compare(self, entry: _Entry, complete: Complete, known: FileVersion, tasks: asyncio.TaskGroup) -> None:
         """Compare a file with a version in a task; if there are too many tasks, wait for one to end."""
         entry.history, entry.why = complete.history, "it is compared with the version before it"
-        entry.compares = True
-        self._to_compare += 1
-        self._limit_backlog()
-        if self._comparing < self._limits.comparing:
+        entry.in_backlog = True
+        self._grow_backlog(1)
+        if self._comparing < COMPARING:
             self._comparing += 1
             complete = complete._replace(content=None)  # many may wait
             tasks.create_task(self._compare_in_task(entry, complete, known), name=f"compare:{known.file_id}")
@@ -408,62 +338,49 @@ class Lane:
 
     async def _compare_in_task(self, entry: _Entry, complete: Complete, known: FileVersion) -> None:
         found = complete.history.fingerprint
-        same = known.fingerprint == found or await self._has_same_content(entry.path, found, known)
+        same: bool | None = known.fingerprint == found
+        if not same:
+            async with self._one_hash:
+                same = await in_background(self.looker.same_content, entry.path, found, known, self._stop)
         if same and known.gone_at is not None and not await self._services.on_return(known._replace(fingerprint=found)):
             same = None
         self._end_comparison(entry)
         if same:
-            await self._refingerprint([(entry, complete)], {entry.path: known})
+            await self._record([_Found(entry, complete, known.file_id)], self._refingerprint)
         elif same is False:
-            await self._enqueue([(entry, complete)])
+            await self._record([_Found(entry, complete)], self._enqueue)
         else:
             self._queue(entry, self._services.monotonic() + pause_after(0))
-
-    async def _has_same_content(self, path: bytes, found: Fingerprint, known: FileVersion) -> bool | None:
-        async with self._one_hash:
-            return await in_background(self._looker.same_content, path, found, known, self._stop)
 
     def _end_comparison(self, entry: _Entry) -> None:
         """Give this task's place to the next waiting file: it is looked at once more, then compared."""
         self._comparing -= 1
-        self._to_compare -= 1
-        entry.compares = False
-        self._limit_backlog()
+        entry.in_backlog = False
+        self._grow_backlog(-1)
         while self._without_task:
             following = self._without_task.popleft()
-            if following.due == _NEVER_DUE and self._entries.get(following.path) is following:
+            if following.due == _NEVER_DUE:  # else an event named it: it was looked at since, or will be
                 self._queue(following, self._services.monotonic())
                 return
 
     # --- the ledger -----------------------------------------------------------------------------
-    async def _refingerprint(self, touched: _Found, known: Mapping[bytes, FileVersion]) -> None:
-        """Record the fingerprints of files whose content is that of their ``known`` versions."""
+    async def _refingerprint(self, found: Sequence[_Found]) -> None:
+        """Record the fingerprints of files whose content is that of their versions."""
+        prints = [(each.file_id, each.complete.history.fingerprint) for each in found]
+        await self._services.ledger.refingerprint(prints)
 
-        async def write(some: _Found) -> None:
-            prints = [(known[entry.path].file_id, complete.history.fingerprint) for entry, complete in some]
-            await self._services.ledger.refingerprint(prints)
-
-        await self._record(touched, write)
-
-    async def _enqueue(self, new: _Found) -> None:
+    async def _enqueue(self, found: Sequence[_Found]) -> None:
         """Record new versions."""
+        versions, contents = [], {}
+        for entry, complete, _ in found:
+            fingerprint, fault = complete.history.fingerprint, complete.fault
+            version = self.intake.make_version(self.watch, entry.path, fingerprint, entry.source, fault=fault)
+            versions.append(version)
+            if complete.content:
+                contents[version.file_id] = complete.content
+        await self._services.record(versions, contents)
 
-        async def write(some: _Found) -> None:
-            make = self.intake.make_version
-            versions = [
-                make(self.watch, entry.path, complete.history.fingerprint, entry.source, fault=complete.fault)
-                for entry, complete in some
-            ]
-            read = {
-                version.file_id: complete.content
-                for version, (_, complete) in zip(versions, some, strict=True)
-                if complete.content
-            }
-            await self._services.record(versions, read)
-
-        await self._record(new, write)
-
-    async def _record(self, found: _Found, write: Callable[[_Found], Awaitable[None]]) -> None:
+    async def _record(self, found: Sequence[_Found], write: Callable[[Sequence[_Found]], Awaitable[None]]) -> None:
         """Write all in one commit and forget them; if one can't be written any more, each alone: that one waits."""
         if not found:
             return
@@ -471,35 +388,10 @@ class Lane:
             await write(found)
         except LostUpdate:
             if len(found) == 1:
-                self._wait_for_earlier(*found[0])
+                self._wait_for_earlier(found[0].entry, found[0].complete)
             else:
                 for each in found:
                     await self._record([each], write)
         else:
-            for entry, _ in found:
-                self._forget(entry)
-
-
-class _UnreadableLog:
-    """Logs unreadable files, once per reason: too many files are open, or the disk fails."""
-
-    def __init__(self, watch: WatchConfig) -> None:
-        self._log = get_logger().bind(watch=watch.name)
-        self._root = root_of(watch)
-        self._waiting = defaultdict[str, set[bytes]](set)
-
-    def note(self, path: bytes, fault: Fault | None) -> None:
-        """Note the outcome of a look; log ``settle.retry`` for the first path that waits for a fault to pass."""
-        passing = None if isinstance(fault, FileFault) else fault
-        for code, paths in self._waiting.items():
-            if passing is None or code != passing.code:
-                paths.discard(path)
-        if passing is None:
-            return
-        waiting = self._waiting[passing.code]
-        if not waiting:
-            path_shown = shown_path(self._root, path)
-            self._log.warning(
-                "settle.retry", path=path_shown, error_code=passing.code, error=passing.message, fix=passing.fix
-            )
-        waiting.add(path)
+            for each in found:
+                self._forget(each.entry)

@@ -1,94 +1,106 @@
-"""Look at candidates: open each below its folder, ask the kernel for writers, and take its fingerprint. Blocking."""
+"""Look at candidates: open each below its folder, ask the kernel for writers, and take its fingerprint. Blocking.
+
+The look that finds a file complete also reads it, if it is tiny.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from presignd.errors import Fault, FileFault
 from presignd.model import Fingerprint
 from presignd.pipeline.files.folder import Folder, Gone, NotRegular
-from presignd.pipeline.files.hash import Prepared, Read, checksum_like, fingerprint_of, prepare_to_keep, read_at
+from presignd.pipeline.files.hash import Prepared, Read, checksum_like, fingerprint_of, read_at
 from presignd.pipeline.files.ignore import Unfinished, beside, makes_wait
 from presignd.pipeline.files.lease import WriterCheck, has_writer
-from presignd.pipeline.settle.decide import Look
+from presignd.pipeline.settle.decide import (
+    LOCAL_PRECISION,
+    NETWORK_PRECISION,
+    Complete,
+    History,
+    Look,
+    Outcome,
+    Rules,
+    decide,
+)
 from presignd.pipeline.unit.folders import WatchMarkers, folder_of, marker_of
 from presignd.runtime.heartbeat import beat
-from presignd.system.filesystem import close_quietly
+from presignd.s3.checksums import checksum_of
+from presignd.system.filesystem import close_quietly, has_fine_times, is_network
 
 if TYPE_CHECKING:
     import threading
 
+    from presignd.config import WatchConfig
     from presignd.model import FileVersion
 
-Wanted = Callable[[bytes, Look], Collection[str]]
-"""Returns the algorithms by which to hash the file at a path, none if it must not be read."""
-
-
-def not_wanted(_: bytes, __: Look) -> Collection[str]:
-    """Return no algorithms: the file is not read."""
-    return ()
+Algorithms: TypeAlias = Callable[[str, int], Collection[str]]
+"""Returns the algorithms by which to hash a complete file of a watch and a size, none if it is read later."""
 
 
 class Looker:
-    """Looks at the files of one watch.
+    """Looks at the files of one watch, and decides by the watch's rules whether they are complete.
 
-    ``ready_marker`` is the watch's template, or ""; ``unfinished`` holds its unfinished downloads. ``markers`` are
-    those by which the watch's folders were linked as a whole; None if each file is linked on its own.
+    ``unfinished`` holds the watch's unfinished downloads. ``markers`` are those by which the watch's folders were
+    linked as a whole; None if each file is linked on its own. The clocks return seconds (monotonic) and nanoseconds
+    since the epoch.
     """
 
     def __init__(
         self,
+        watch: WatchConfig,
         folder: Folder,
         check: WriterCheck,
-        ready_marker: str,
         *,
         unfinished: Unfinished,
-        monotonic: Callable[[], float],
-        time_ns: Callable[[], int],
+        algorithms: Algorithms,
         markers: WatchMarkers | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        time_ns: Callable[[], int] = time.time_ns,
     ) -> None:
+        self._watch, self._marker = watch.name, watch.ready_marker
+        self._rules = Rules(watch.settle, _timestamp_precision(folder.fd))
         self._folder = folder
         self._leases = check.mode == "lease"
-        self._marker = ready_marker
-        self._markers = markers
-        self._unfinished = unfinished
-        self._monotonic = monotonic
-        self._time_ns = time_ns
+        self._unfinished, self._algorithms, self._markers = unfinished, algorithms, markers
+        self._monotonic, self._time_ns = monotonic, time_ns
 
     @property
     def inline_limit(self) -> int:
         """How many paths can be looked at in the time a thread takes to start (``Folder.inline_limit``)."""
         return self._folder.inline_limit
 
-    def look(self, paths: Sequence[bytes], wanted: Wanted = not_wanted, read: Read = read_at) -> list[Look]:
-        """Look at each path once; read and hash the file if ``wanted`` returns algorithms for it."""
-        return [self._look(path, wanted, read) for path in paths]
+    def look(self, paths: Iterable[tuple[bytes, History | None]], read: Read = read_at) -> list[tuple[Look, Outcome]]:
+        """Look at each path once and decide, by what is remembered of it; read a complete file that is tiny."""
+        return [self._look(path, before, read) for path, before in paths]
 
-    def _look(self, path: bytes, wanted: Wanted, read: Read) -> Look:
+    def _look(self, path: bytes, before: History | None, read: Read) -> tuple[Look, Outcome]:
         beat()
         begun = self._time_ns(), self._monotonic()
         try:
             fd = self._folder.open(path)
-        except Fault as fault:
-            return self._unread(path, begun, fault)
+            try:
+                # The writer first: a write after that shows in the fingerprint, as a ctime past read_ns.
+                writer = has_writer(fd) if self._leases else None
+                fingerprint = fingerprint_of(fd)
+                look = self._found(path, fingerprint, begun, writer)
+                outcome = decide(before, look, self._rules)
+                if isinstance(outcome, Complete) and (algorithms := self._algorithms(self._watch, fingerprint.size)):
+                    outcome = Complete(outcome.history, None, _content(fd, fingerprint, algorithms, read))
+                return look, outcome
+            finally:
+                close_quietly(fd)
         except (Gone, NotRegular):
-            return Look(None, *begun)
-        try:
-            # The writer first: a write after that shows in the fingerprint, as a ctime past read_ns.
-            writer = has_writer(fd) if self._leases else None
-            fingerprint = fingerprint_of(fd)
-            look = self._found(path, fingerprint, begun, writer)
-            algorithms = wanted(path, look)
-            return look._replace(content=_content(fd, fingerprint, algorithms, read)) if algorithms else look
-        except Fault as passing:
-            return Look(None, *begun, fault=passing)
-        finally:
-            close_quietly(fd)
+            look = Look(None, *begun)
+        except Fault as fault:
+            look = self._unread(path, begun, fault)
+        return look, decide(before, look, self._rules)
 
     def _unread(self, path: bytes, begun: tuple[int, float], fault: Fault) -> Look:
-        """Return the look at a file that can't be opened."""
+        """Return the look at a file that can't be opened, or not be read now."""
         try:
             return self._found(path, Fingerprint.of(self._folder.stat(path)), begun, None, fault)
         except (Gone, NotRegular, FileFault):
@@ -104,13 +116,11 @@ class Looker:
         writer: bool | None,
         fault: Fault | None = None,
     ) -> Look:
-        download = self._download(path, fingerprint.size, begun[0])
-        return Look(fingerprint, *begun, writer, self._missing(path), fault, download)
+        missing = self._missing(path) if self._marker else ""
+        return Look(fingerprint, *begun, writer, missing, fault, self._download(path, fingerprint.size, begun[0]))
 
     def _missing(self, path: bytes) -> str:
-        """Return the name of the ready marker that is missing; "" if it is there, or none is configured."""
-        if not self._marker:
-            return ""
+        """Return the name of the ready marker that is missing; "" if it is there."""
         marked = folder_of(path) if self._markers else path
         marker = beside(self._marker, marked)
         name = marker.rpartition(b"/")[2].decode("utf-8", "backslashreplace")
@@ -156,7 +166,16 @@ class Looker:
 def _content(fd: int, found: Fingerprint, algorithms: Collection[str], read: Read) -> Prepared | None:
     """Return the content of the file that was looked at; None if it changed or its sender must read it."""
     try:
-        content = prepare_to_keep(fd, found.size, algorithms, read)
+        data = bytes(read(fd, found.size + 1, 0))  # one byte more: this shows growth
+        if len(data) != found.size or fingerprint_of(fd) != found:
+            return None
     except (Fault, BlockingIOError):
         return None
-    return content if content.fingerprint == found else None
+    return Prepared(None, found, {algorithm: checksum_of(data, algorithm) for algorithm in algorithms}, data)
+
+
+def _timestamp_precision(folder: int) -> float:
+    """Return for how many seconds after its last change a file may change again and look the same."""
+    if is_network(folder):
+        return NETWORK_PRECISION
+    return 0.0 if has_fine_times(folder) else LOCAL_PRECISION

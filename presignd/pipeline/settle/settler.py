@@ -7,17 +7,12 @@ loses only hints, and the scan of the next start finds the files again.
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING
 
 from presignd.model import Candidate, Fingerprint, Listed, Source, State
-from presignd.pipeline.files.ignore import Unfinished
 from presignd.pipeline.intake import Intake
-from presignd.pipeline.settle.decide import LOCAL_PRECISION, NETWORK_PRECISION, Rules
-from presignd.pipeline.settle.lane import Algorithms, Lane, Record, Services, SettlingPath, nothing_to_do, read_later
-from presignd.pipeline.settle.looker import Looker
-from presignd.pipeline.unit.folders import Markers
-from presignd.system.filesystem import has_fine_times, is_network
+from presignd.pipeline.settle.lane import Lane, Record, Services, SettlingPath
+from presignd.pipeline.settle.looker import Algorithms, Looker
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -27,7 +22,9 @@ if TYPE_CHECKING:
     from presignd.ledger import Ledger
     from presignd.model import FileVersion
     from presignd.pipeline.files.folder import Folder
+    from presignd.pipeline.files.ignore import Unfinished
     from presignd.pipeline.files.lease import WriterCheck
+    from presignd.pipeline.unit.folders import Markers
 
 IGNORED_AT_ONCE = 500
 """Files that one commit records as ignored."""
@@ -36,7 +33,8 @@ IGNORED_AT_ONCE = 500
 class Settler:
     """The lanes of all watches. Its methods are called on the event loop that runs ``run``.
 
-    ``host`` is this host's name, for keys; ``markers`` are those of folders that are linked as a whole.
+    ``host`` is this host's name, for keys; ``markers`` are those of folders that are linked as a whole. ``algorithms``
+    is called in threads.
     """
 
     def __init__(
@@ -45,38 +43,34 @@ class Settler:
         record: Record,
         host: str,
         *,
-        markers: Markers | None = None,
-        on_return: Callable[[FileVersion], Awaitable[bool]] = nothing_to_do,
-        algorithms: Algorithms = read_later,
-        monotonic: Callable[[], float] = time.monotonic,
-        time_ns: Callable[[], int] = time.time_ns,
+        markers: Markers,
+        on_return: Callable[[FileVersion], Awaitable[bool]],
+        algorithms: Algorithms,
     ) -> None:
-        self._services = Services(ledger, record, monotonic, time_ns, on_return, algorithms)
-        self._host, self._markers = host, markers or Markers()
+        self._services = Services(ledger, record, on_return)
+        self._host, self._markers, self._algorithms = host, markers, algorithms
         self._lanes: dict[str, Lane] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._running: dict[str, asyncio.Task[None]] = {}
 
-    def add(self, watch: WatchConfig, folder: Folder, check: WriterCheck, unfinished: Unfinished | None = None) -> None:
+    def add(self, watch: WatchConfig, folder: Folder, check: WriterCheck, unfinished: Unfinished) -> None:
         """Settle a watch's candidates from now on, before ``run`` or while it runs.
 
-        If the watch already has a lane, that lane gets the new rules: the folder may be on another filesystem now.
+        If the watch already has a lane, that lane gets the new looker: the folder may be on another filesystem now.
         Files wait for the downloads in ``unfinished``.
         """
-        rules = Rules(watch.settle, _timestamp_precision(folder.fd))
         looker = Looker(
+            watch,
             folder,
             check,
-            watch.ready_marker,
-            unfinished=unfinished or Unfinished(),
-            monotonic=self._services.monotonic,
-            time_ns=self._services.time_ns,
+            unfinished=unfinished,
+            algorithms=self._algorithms,
             markers=self._markers.of(watch.name) if watch.links_folders else None,
         )
         if (lane := self._lanes.get(watch.name)) is not None:
-            lane.use(rules, looker)
+            lane.looker = looker
         else:
-            self.add_lane(Lane(watch, rules, looker, Intake([watch], self._host), self._services))
+            self.add_lane(Lane(watch, looker, Intake([watch], self._host), self._services))
 
     def add_lane(self, lane: Lane) -> None:
         """Run a lane that the caller made."""
@@ -147,22 +141,6 @@ class Settler:
             [each._replace(state=State.IGNORED, key=None, error_code="", error="") for each in versions]
         )
 
-    def settling(self, watch: str, path: bytes) -> SettlingPath | None:
-        """Return how a path settles; None if it doesn't."""
-        lane = self._lanes.get(watch)
-        return None if lane is None else lane.settling(path)
-
-    def counts(self) -> dict[str, int]:
-        """Return how many paths are settling, by watch."""
-        return {watch: lane.count for watch, lane in self._lanes.items()}
-
-    def snapshot(self, limit: int = 1000) -> list[SettlingPath]:
-        """Return up to ``limit`` paths of each watch that are settling, and why each waits."""
-        return [each for lane in self._lanes.values() for each in lane.snapshot(limit)]
-
-
-def _timestamp_precision(folder: int) -> float:
-    """Return for how many seconds after its last change a file may change again and look the same."""
-    if is_network(folder):
-        return NETWORK_PRECISION
-    return 0.0 if has_fine_times(folder) else LOCAL_PRECISION
+    def snapshot(self) -> list[SettlingPath]:
+        """Return the first paths of each watch that are settling, and why each waits."""
+        return [each for lane in self._lanes.values() for each in lane.snapshot()]
