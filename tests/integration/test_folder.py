@@ -23,6 +23,7 @@ from presignd.pipeline.files import folder as module
 from presignd.pipeline.files.folder import Folder, Gone, NotRegular
 from presignd.pipeline.files.hash import TINY, prepare
 from presignd.pipeline.files.ignore import Ignore
+from presignd.pipeline.watch import scan as scan_module
 from presignd.pipeline.watch.scan import BATCH, MAX_BATCH, Scan
 from presignd.system import filesystem
 from presignd.system.filesystem import read_cached
@@ -381,11 +382,10 @@ def test_a_scan_of_a_part_stays_in_it_and_at_its_top_if_asked(folder: Folder, tm
 def test_a_scan_ends_when_it_is_told_to(folder: Folder, tmp_path: Path) -> None:
     for number in range(MAX_BATCH + 1):
         (tmp_path / "drop" / str(number)).touch()
-    stop = threading.Event()
-    scan = Scan(folder, Ignore(), stop=stop)
+    scan = Scan(folder, Ignore())
     batches = scan.batches()
     next(batches)
-    stop.set()
+    scan.stop.set()
     assert sum(len(batch) for batch in batches) == 0
 
 
@@ -400,12 +400,16 @@ def test_a_directory_that_vanishes_under_a_scan_is_left_out(folder: Folder, tmp_
     assert scan.problems == []
 
 
-def test_a_file_that_vanishes_under_a_scan_is_left_out(folder: Folder, tmp_path: Path) -> None:
+def test_a_file_that_vanishes_under_a_scan_is_left_out(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After its name was listed, before it is looked at."""
+    monkeypatch.setattr(scan_module, "BATCH", 1)
+    monkeypatch.setattr(scan_module, "MAX_BATCH", 1)
     shutil.rmtree(tmp_path / "drop" / "a")
     for number in range(3):
         (tmp_path / "drop" / str(number)).touch()
-    scan = Scan(folder, Ignore(), batch=1, max_batch=1)
+    scan = Scan(folder, Ignore())
     batches = scan.batches()
     ((first, *_),) = next(batches)
     for number in {0, 1, 2} - {int(first)}:

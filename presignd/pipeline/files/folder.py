@@ -12,7 +12,7 @@ import errno
 import os
 import posixpath
 import stat
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from itertools import chain, count, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -189,7 +189,8 @@ class Folder:
             yield fd
 
     def _parent(self, path: bytes) -> AbstractContextManager[tuple[int, bytes]]:
-        return parent_of(self.fd, _components(path))
+        components = _components(path)
+        return nullcontext((self.fd, components[0])) if len(components) == 1 else parent_of(self.fd, components)
 
 
 class Folders:

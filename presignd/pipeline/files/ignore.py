@@ -118,11 +118,6 @@ class Ignore:
             folders=watch.links_folders,
         )
 
-    @staticmethod
-    def is_own_name(name: bytes) -> bool:
-        """Return whether a name is one of the daemon's own temporary names."""
-        return name.startswith(OWN_PREFIX)
-
     def ordinary_in(self, directory: bytes) -> Callable[[bytes], bool]:
         """Return ``ordinary`` for the names in a directory."""
         return _none_is if self._folders and not directory else self.ordinary

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from presignd.errors import Fault, fault, lacks_descriptors
 from presignd.model import Fingerprint, Source
 from presignd.pipeline.files.folder import Folder, Gone, NotRegular
-from presignd.pipeline.files.ignore import Unfinished
+from presignd.pipeline.files.ignore import OWN_PREFIX, Unfinished
 from presignd.pipeline.watch.source import WATCHES, limit_value, watches_left
 from presignd.runtime.heartbeat import beat
 from presignd.runtime.tasks import within
@@ -64,17 +64,13 @@ class Scan:
         start: bytes = b"",
         *,
         recursive: bool = True,
-        stop: threading.Event | None = None,
         unfinished: Unfinished | None = None,
-        batch: int = BATCH,
-        max_batch: int = MAX_BATCH,
     ) -> None:
         self._folder = folder
-        self._batch, self._max_batch = batch, max_batch
         self._unfinished = unfinished or Unfinished()
         self._ignore = ignore
         self._recursive = recursive
-        self.stop = stop or threading.Event()
+        self.stop = threading.Event()
         self._waiting = [] if ignore.ignores_directory(start) else [start]
         self.files = 0
         self.directories = 0
@@ -84,12 +80,12 @@ class Scan:
         self.own_names: list[bytes] = []
 
     def batches(self) -> Iterator[list[Listed]]:
-        """Yield files in batches. A batch ends with the directory that fills it, or after ``max_batch`` of one."""
+        """Yield files in batches. A batch ends with the directory that fills it, or after ``MAX_BATCH`` of one."""
         began = time.perf_counter()
         batch: list[Listed] = []
         for some in self._walk():
             batch += some
-            if len(batch) >= self._batch:
+            if len(batch) >= BATCH:
                 self._count(batch, began)
                 yield batch
                 batch, began = [], time.perf_counter()
@@ -117,7 +113,7 @@ class Scan:
             try:
                 for one in self._list(directory):
                     some.append(one)
-                    if len(some) == self._max_batch:
+                    if len(some) == MAX_BATCH:
                         yield some
                         some = []
             except (Gone, NotRegular, Fault, OSError) as error:
@@ -155,7 +151,7 @@ class Scan:
 
     def _sort_out(self, path: bytes) -> bool:
         """Return whether to yield the file at ``path``; note presignd's own names and unfinished downloads."""
-        if self._ignore.is_own_name(path.rpartition(b"/")[2]):
+        if path.rpartition(b"/")[2].startswith(OWN_PREFIX):
             self.own_names.append(path)
             return False
         if self._ignore.ignores_file(path):

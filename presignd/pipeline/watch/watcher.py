@@ -234,7 +234,7 @@ class Watcher:
         )
         if found.cut_short:
             self._scanner.request_later()
-        self._settler.submit(Candidate(self.name, path, Source.EVENT, path in hints.closed) for path in found.files)
+        self._settler.submit([Candidate(self.name, path, Source.EVENT, path in hints.closed) for path in found.files])
         await asyncio.sleep(0)  # the files first: the rest is done while the ledger works
         self._scanner.request_directories(found.directories)
         gone = sorted(found.gone)
