@@ -1,11 +1,15 @@
-"""Gather the files of a folder, and record the folder, with its two own files, once all of them are stored."""
+"""The loop of one watch whose folders are linked as a whole.
+
+It gathers a folder's files, and records the folder, with its two own files, once all of them are stored. Then it
+continues the unit until it is finished: it links the manifest, then links, moves or deletes the files.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,11 +18,18 @@ from typing import TYPE_CHECKING
 from presignd.errors import Fault
 from presignd.ledger import LostUpdate
 from presignd.ledger.changes import Change
-from presignd.ledger.units import MEMBER_STATES, Marker, NewUnit
+from presignd.ledger.units import MEMBER_STATES, Marker, NewUnit, Unit
 from presignd.model import FileVersion, Fingerprint, NewVersion, Source, State
 from presignd.pipeline.intake import UPLOAD_PRIORITIES
-from presignd.pipeline.stage import MOST
-from presignd.pipeline.unit.folders import UnitLook, WatchMarkers, look_at_unit, marked_folders, sha256_of
+from presignd.pipeline.stage import MOST, TURN, Item
+from presignd.pipeline.unit.folders import (
+    UnitLook,
+    WatchMarkers,
+    look_at_unit,
+    marked_folders,
+    remove_empty,
+    sha256_of,
+)
 from presignd.pipeline.unit.manifest import (
     MANIFEST,
     MANIFEST_TYPE,
@@ -32,7 +43,7 @@ from presignd.pipeline.watch.scan import Scan
 from presignd.runtime.crash_points import passed
 from presignd.runtime.heartbeat import beat, living
 from presignd.runtime.tasks import within
-from presignd.states import Event
+from presignd.states import LEFT, Event
 from presignd.system.clock import utcnow
 from presignd.system.threads import in_background
 
@@ -43,7 +54,7 @@ if TYPE_CHECKING:
     from presignd.pipeline.files.folder import Folder
     from presignd.pipeline.files.ignore import Ignore
     from presignd.pipeline.intake import Intake
-    from presignd.pipeline.unit.units import Publisher
+    from presignd.pipeline.unit.units import Stages
     from presignd.pipeline.upload.bucket import Bucket
 
 LOOK_SECONDS = 2.0
@@ -141,12 +152,11 @@ class Gatherer:
         intake: Intake,
         markers: WatchMarkers,
         announcer: Announcer,
-        publisher: Publisher,
-        queued: Callable[[], None],
+        stages: Stages,
     ) -> None:
         self._watch, self._folder, self._ignore, self._ledger = watch, folder, ignore, ledger
         self._bucket, self._intake, self._markers = bucket, intake, markers
-        self._announcer, self._publisher, self._queued = announcer, publisher, queued
+        self._announcer, self._stages = announcer, stages
         self.waiting: Mapping[bytes, tuple[datetime, str]] = {}
         self._wake, self._retired, self._stop = asyncio.Event(), False, threading.Event()
         self._hashing: set[bytes] = set()
@@ -189,7 +199,7 @@ class Gatherer:
 
     async def _pass(self, tasks: asyncio.TaskGroup) -> None:
         """Continue the units that are not finished, and look at each folder whose marker is new."""
-        busy = await self._publisher.advance()
+        busy = await self._advance_all()
         await self._end(await self._ledger.units.left(self._watch.name, MOST), Event.VANISH)
         waiting: dict[bytes, tuple[datetime, str]] = {}
         for name, marker in await asyncio.to_thread(marked_folders, self._folder, self._watch, self._ignore):
@@ -296,10 +306,62 @@ class Gatherer:
         self._markers.note(name, marker)
         self._announcer.enqueued([entry for entry in done if entry.version.state is not State.VANISHED])
         self._announcer.done([entry.version for entry in done if entry.version.state is State.VANISHED])
-        self._queued()
+        self._stages.queued()
 
     def _own(self, name: bytes, file: str, fingerprint: Fingerprint, prefix: str) -> NewVersion:
         """Return the version of one of the unit's own files, with its key below the unit's prefix."""
         path = name + b"/" + file.encode()
         version = self._intake.make_version(self._watch.name, path, fingerprint, Source.EVENT)
         return self._intake.with_planned_key(version, prefix)
+
+    # --- units that are complete --------------------------------------------------------------------
+    async def _advance_all(self) -> set[bytes]:
+        """Move each unfinished unit one step on; return the folders of those that are still unfinished."""
+        units = await self._ledger.units.open(self._watch.name)
+        left = [unit.folder for unit in units if not await self._advance(unit)]
+        return set(left)
+
+    async def _advance(self, unit: Unit) -> bool:
+        """Do the next step, by the state of the manifest's version; return whether the unit is finished."""
+        beat()
+        state = unit.manifest.state
+        if state is State.FINISHED or state in LEFT:
+            await self._ledger.units.close(unit)
+            return True
+        if unit.manifest.file_id not in self._stages.at_work():
+            if state is State.VERIFIED and unit.sums.state in MEMBER_STATES:
+                self._stages.link(Item(unit.manifest))
+            elif state is State.LINKED:
+                await self._finish_members(unit)
+        return False
+
+    async def _finish_members(self, unit: Unit) -> None:
+        """Finish the unit's files, a few at a time if they are moved or deleted; the manifest comes last."""
+        while True:
+            at_work = await self._ledger.units.in_state(unit, State.LINKED, TURN)
+            verified = await self._ledger.units.in_state(unit, State.VERIFIED, TURN - len(at_work))
+            if not verified:
+                break
+            beat()
+            await self._link(verified)
+        if not at_work:
+            if self._watch.after != "keep":
+                passed("unit.empty.before")
+                await asyncio.to_thread(remove_empty, self._folder, unit.folder)
+            self._stages.finish([Item(unit.manifest)])
+
+    async def _link(self, verified: Sequence[FileVersion]) -> None:
+        """Record that the members' unit is linked: they have no link of their own.
+
+        If files stay as they are, this finishes them.
+        """
+        done_at, finisher = utcnow(), self._stages.finisher
+        changes = [
+            Change(version, (Event.LINK,), {"link_id": ""})
+            if finisher.has_work(version)
+            else Change(version, (Event.LINK, Event.FINISH), {"link_id": "", "done_at": done_at})
+            for version in verified
+        ]
+        moved = await self._ledger.apply_all(changes)
+        self._announcer.done([version for version in moved if version.state is State.FINISHED])
+        self._stages.finish([Item(version) for version in moved if version.state is State.LINKED])
