@@ -408,38 +408,22 @@ def _update(connection: sqlite3.Connection, rows: Iterable[tuple[FileVersion, Ma
 
 
 def _update_where(connection: sqlite3.Connection, rows: Iterable[tuple[str, Mapping[str, Any], str]]) -> None:
-    """Write columns of versions by ``file_id``, each of which must meet its condition."""
+    """Write columns of versions by ``file_id``, each of which must meet its condition.
+
+    Those with the same columns and condition are one statement. A value that is the same for all is one parameter, the
+    others are a table in JSON.
+    """
     alike: dict[tuple[str, tuple[str, ...]], list[tuple[Any, ...]]] = {}
     for file_id, row, condition in rows:
         alike.setdefault((condition, tuple(row)), []).append((file_id, *row.values()))
     for (condition, names), values in alike.items():
-        if len(values) == 1:
-            (file_id, *given), *_ = values
-            cursor = connection.execute(_update_one(names, condition), (*given, file_id))
-        else:
-            cursor = _update_many(connection, names, values, condition)
-        _require_all(cursor, [file_id for file_id, *_ in values])
-
-
-@lru_cache(maxsize=64)
-def _update_one(names: tuple[str, ...], condition: str) -> str:
-    sets = ", ".join(f"{name} = ?" for name in names)
-    return f"UPDATE version SET {sets} WHERE file_id = ? AND {condition}"  # noqa: S608 - our own column names
-
-
-def _update_many(
-    connection: sqlite3.Connection, names: tuple[str, ...], values: Iterable[tuple[Any, ...]], condition: str
-) -> sqlite3.Cursor:
-    """Update many rows in one statement.
-
-    A value that is the same for all is one parameter, the others are a table in JSON.
-    """
-    file_ids, *columns = zip(*values, strict=True)
-    given = dict(zip(names, columns, strict=True))
-    same = {name: column[0] for name, column in given.items() if len({*column}) == 1}
-    each = {name: column for name, column in given.items() if name not in same}
-    table = json.dumps([*zip(file_ids, *each.values(), strict=True)])
-    return connection.execute(_update_from_table((*same,), (*each,), condition), (*same.values(), table))
+        file_ids, *columns = zip(*values, strict=True)
+        given = dict(zip(names, columns, strict=True))
+        same = {name: column[0] for name, column in given.items() if len({*column}) == 1}
+        each = {name: column for name, column in given.items() if name not in same}
+        table = json.dumps([*zip(file_ids, *each.values(), strict=True)])
+        sql = _update_from_table((*same,), (*each,), condition)
+        _require_all(connection.execute(sql, (*same.values(), table)), file_ids)
 
 
 @lru_cache(maxsize=64)

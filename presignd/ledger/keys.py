@@ -114,21 +114,19 @@ def release(connection: sqlite3.Connection, keys: Iterable[tuple[str, str | None
 
     So a file that was renamed before its upload can reuse its key under its new name.
     """
-    connection.executemany(
-        "DELETE FROM object_key WHERE bucket = ? AND key = ? AND NOT EXISTS (SELECT 1 FROM version"
-        " WHERE version.key = object_key.key AND version.bucket = object_key.bucket AND"
-        " (attempt > 0 OR verified = 1 OR state IN ('queued', 'quarantined')))",
-        keys,
-    )
+    used = " AND (attempt > 0 OR verified = 1 OR state IN ('queued', 'quarantined'))"
+    connection.executemany(_DELETE_UNLESS.format(used), keys)
 
 
 def forget(connection: sqlite3.Connection, keys: Iterable[tuple[str, str]]) -> None:
     """Free keys, given with their buckets, that no version names any more."""
-    connection.executemany(
-        "DELETE FROM object_key WHERE bucket = ? AND key = ? AND NOT EXISTS (SELECT 1 FROM version"
-        " WHERE version.key = object_key.key AND version.bucket = object_key.bucket)",
-        keys,
-    )
+    connection.executemany(_DELETE_UNLESS.format(""), keys)
+
+
+_DELETE_UNLESS = (
+    "DELETE FROM object_key WHERE bucket = ? AND key = ? AND NOT EXISTS (SELECT 1 FROM version"
+    " WHERE version.key = object_key.key AND version.bucket = object_key.bucket{})"
+)
 
 
 def owner(connection: sqlite3.Connection, bucket: str, key: str | None) -> bytes | None:
