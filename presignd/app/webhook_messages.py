@@ -68,8 +68,7 @@ class WebhookMessages:
         """Return the fields of a message about a version, named as in the log's events."""
         path = shown_path(self._roots.get(recorded["watch"], b""), bytes.fromhex(recorded["path"]))
         found = {name: recorded[name] for name in _DONE} | {"path": path, "attempt": recorded["attempt"]}
-        times = {name: from_micros(recorded[name]) for name in _TIMES}
-        found |= {name: rfc3339(time) for name, time in times.items() if time is not None}
+        found |= {name: rfc3339(from_micros(recorded[name])) for name in _TIMES if recorded[name] is not None}
         found["status"] = _status(recorded)
         if recorded["state"] == "quarantined":
             code = recorded["error_code"]

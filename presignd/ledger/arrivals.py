@@ -198,6 +198,5 @@ def inboxes(connection: sqlite3.Connection) -> list[InboxSummary]:
 
 def _arrival(row: Any) -> Arrival:
     *columns, received_at, state, place, ino, mtime_ns, error_code = row
-    at = from_micros(received_at)
-    assert at is not None, "NOT NULL"
-    return Arrival(NewArrival._make((*columns, at)), state, place, int(ino or 0), int(mtime_ns or 0), error_code)
+    new = NewArrival._make((*columns, from_micros(received_at)))
+    return Arrival(new, state, place, int(ino or 0), int(mtime_ns or 0), error_code)

@@ -354,7 +354,7 @@ def first_start(connection: sqlite3.Connection, watch: str, now: datetime) -> tu
     started_at, done = connection.execute(
         "SELECT first_started_at, first_scan_done FROM watch WHERE name = ?", (watch,)
     ).fetchone()
-    return from_micros(started_at) or now, not done
+    return from_micros(started_at), not done
 
 
 def first_scan_done(connection: sqlite3.Connection, watch: str) -> None:

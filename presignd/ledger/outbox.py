@@ -120,9 +120,7 @@ def _fetch(connection: sqlite3.Connection, sql: str, *values: object) -> list[tu
 
 def _message(row: tuple[Any, ...]) -> Message:
     number, event, subject, micros, tries, data = row
-    at = from_micros(micros)
-    assert at is not None, "NOT NULL"
-    return Message(number, event, subject, at, tries, json.loads(data))
+    return Message(number, event, subject, from_micros(micros), tries, json.loads(data))
 
 
 # --- changes ----------------------------------------------------------------------------------------
@@ -135,7 +133,7 @@ def configure_webhooks(connection: sqlite3.Connection, hooks: Sequence[Hook], no
     connection.execute("UPDATE message SET due_at = ? WHERE due_at > ?", (to_micros(now), latest))
     off = {name: from_micros(at) for name, at in connection.execute("SELECT name, at FROM webhook_off")}
     _want(connection, [hook for hook in hooks if hook.name not in off])
-    return {name: at for name, at in off.items() if at is not None}
+    return off
 
 
 def _forget_others(connection: sqlite3.Connection, hooks: Sequence[Hook]) -> None:

@@ -150,18 +150,13 @@ def of_made(connection: sqlite3.Connection, version: FileVersion) -> Unit | None
 def _units(connection: sqlite3.Connection, where: str, *values: object) -> list[Unit]:
     rows = connection.execute(f"SELECT id, folder, made, manifest, sums FROM folder_unit WHERE {where}", values)  # noqa: S608 - our own words
     return [
-        Unit(id_, folder, _time(made), *_two(connection, manifest, sums)) for id_, folder, made, manifest, sums in rows
+        Unit(id_, folder, from_micros(made), *_two(connection, manifest, sums))
+        for id_, folder, made, manifest, sums in rows
     ]
 
 
 def _two(connection: sqlite3.Connection, *ids: int) -> Iterator[FileVersion]:
     return (select(connection, "id = ?", id_)[0] for id_ in ids)
-
-
-def _time(micros: int) -> datetime:
-    time = from_micros(micros)
-    assert time is not None
-    return time
 
 
 def without_sha256(connection: sqlite3.Connection, file_ids: Sequence[str], limit: int) -> list[FileVersion]:

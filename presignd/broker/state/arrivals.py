@@ -69,6 +69,4 @@ class Arrivals:
 
 def _arrival(row: Row) -> Arrival:
     digest, *columns, done_at = row
-    received_at = from_micros(done_at)
-    assert received_at is not None, "it is received"
-    return Arrival._make((ref_of(bytes(digest)), *columns, received_at))
+    return Arrival._make((ref_of(bytes(digest)), *columns, from_micros(done_at)))

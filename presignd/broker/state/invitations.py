@@ -129,7 +129,5 @@ def _first(rows: Sequence[Row]) -> Invitation | None:
 def _invitation(row: Row) -> Invitation:
     digest, name, bucket, prefix, note, pin, made_at, ends_at, *limits, revoked_at, files, size, number = row
     made, ends = from_micros(made_at), from_micros(ends_at)
-    assert made is not None, "NOT NULL"
-    assert ends is not None, "NOT NULL"
     new = NewInvitation(bytes(digest), name, bucket, prefix, note, pin, made, ends, *limits)
     return Invitation(new, from_micros(revoked_at), files, size, number)

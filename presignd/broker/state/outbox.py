@@ -87,7 +87,7 @@ class StateOutbox(Outbox):
             rows = await self._database.fetch("SELECT name, at FROM webhooks_off")
         except StateAway:
             return {}
-        return {name: _time(at) for name, at in rows}
+        return {name: from_micros(at) for name, at in rows}
 
     async def due(self, webhook: str, now: datetime, most: int, besides: Collection[int] = ()) -> list[Message]:
         """See ``Outbox``; what is returned is leased: no broker gets it again for ``LEASE``."""
@@ -100,7 +100,7 @@ class StateOutbox(Outbox):
     async def next_try(self, webhook: str, now: datetime) -> datetime | None:
         """See ``Outbox``."""
         rows = await self._database.fetch(_NEXT, webhook, to_micros(now))
-        return _time(rows[0][0]) if rows else None
+        return from_micros(rows[0][0]) if rows else None
 
     async def settle(self, done: Sequence[int], later: Mapping[int, datetime]) -> None:
         """See ``Outbox``."""
@@ -134,7 +134,7 @@ class StateOutbox(Outbox):
     async def off_since(self, webhook: str) -> datetime | None:
         """See ``Outbox``."""
         rows = await self._database.fetch("SELECT at FROM webhooks_off WHERE name = ?1", webhook)
-        return _time(rows[0][0]) if rows else None
+        return from_micros(rows[0][0]) if rows else None
 
     async def waiting(self) -> dict[str, Waiting]:
         """See ``Outbox``."""
@@ -151,10 +151,4 @@ def new_mark() -> bytes:
 
 def _message(row: Row) -> Message:
     number, event, subject, at, tries, data, _ = row
-    return Message(number, event, subject, _time(at), tries, json.loads(data))
-
-
-def _time(micros: int) -> datetime:
-    time = from_micros(micros)
-    assert time is not None, "NOT NULL"
-    return time
+    return Message(number, event, subject, from_micros(at), tries, json.loads(data))

@@ -262,12 +262,6 @@ def _use_row(bucket: str, use: Use, at: int, until: int) -> Row:
     return (use.id, at, until, stores, use.checksum, int(bool(use.upload_id)), upload)
 
 
-def _time(micros: int) -> datetime:
-    time = from_micros(micros)
-    assert time is not None, "NOT NULL"
-    return time
-
-
 def _ticket(row: Row) -> Ticket:
     digest, invitation, path, bucket, key, size, content_type, part_size, ends_at, state, *rest = row
     made_at, used_at, due_at, signed_until, checksum, etag, done_at, released, name, revoked_at, upload_id = rest
@@ -275,10 +269,10 @@ def _ticket(row: Row) -> Ticket:
         new=NewTicket(bytes(digest), path, key, size, content_type, part_size),
         invitation=invitation,
         bucket=bucket,
-        ends_at=_time(ends_at),
+        ends_at=from_micros(ends_at),
         state=TicketState(state),
-        made_at=_time(made_at),
-        used_at=_time(used_at),
+        made_at=from_micros(made_at),
+        used_at=from_micros(used_at),
         due_at=from_micros(due_at),
         signed_until=from_micros(signed_until or None),
         checksum=checksum,
