@@ -266,9 +266,10 @@ def _open_regular(parent: int, name: bytes) -> int:
         st = os.fstat(place)
         if not stat.S_ISREG(st.st_mode):
             raise NotRegular("not a regular file")
-        with suppress(FileNotFoundError):  # without /proc, as without O_PATH: open by name and compare
+        try:
             return os.open(f"/proc/self/fd/{place}", _READ & ~os.O_NOFOLLOW)
-        return _open_compared(parent, name, st)
+        except FileNotFoundError:  # without /proc, as without O_PATH: open by name and compare
+            return _open_compared(parent, name, st)
     finally:
         os.close(place)
 

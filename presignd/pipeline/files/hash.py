@@ -205,4 +205,4 @@ def prepare_to_keep(fd: int, size: int, algorithms: Collection[str], read: Read)
     prepared = prepare(fd, size, algorithms, read=read)
     if fingerprint_of(fd) != prepared.fingerprint:
         raise fault("changed_while_uploading", "it changed while it was read")
-    return prepared._replace(fd=None)
+    return Prepared(None, *prepared[1:])

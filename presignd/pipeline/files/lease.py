@@ -12,7 +12,6 @@ import fcntl
 import os
 import signal
 import sys
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -54,8 +53,10 @@ def has_writer(fd: int) -> bool | None:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except OSError as error:
         return True if error.errno == errno.EAGAIN else None
-    with suppress(OSError):  # the owner changed (chown), or the lease is broken: closing releases it
+    try:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError:  # the owner changed (chown), or the lease is broken: closing releases it
+        return False
     return False
 
 
