@@ -25,15 +25,13 @@ from presignd.system.ids import Ids
 UPLOAD_PRIORITIES = {Source.PUT: 0, Source.EVENT: 1, Source.SCAN: 1, Source.BACKLOG: 2}
 """Priorities of uploads by their source: the lower is sent first. The ledger records it."""
 
-LOOK_PRIORITIES = {Source.EVENT: 0, Source.PUT: 0, Source.SCAN: 1, Source.BACKLOG: 2}
-"""Priorities of looks while files settle: the lower is looked at first. Here an event goes before a scan."""
-
 
 class Intake:
-    """Makes new versions of each watch's files."""
+    """Makes new versions of each watch's files. ``_late`` are the watches whose keys are rendered as a file is sent."""
 
     def __init__(self, watches: Sequence[WatchConfig], host: str) -> None:
         self._watches = {watch.name: watch for watch in watches}
+        self._late = {watch.name for watch in watches if needs_hash(watch.key) or needs_prefix(watch.key)}
         self._host = host
         self._ids = Ids()
 
@@ -49,7 +47,7 @@ class Intake:
         if not refused:
             try:
                 refuse_too_large(config, fingerprint.size)
-                if not (needs_hash(config.key) or needs_prefix(config.key)):  # else known once it is about to be sent
+                if watch not in self._late:  # else the key is known once it is about to be sent
                     key = render_for(config, path, file_id, fingerprint, now, host=self._host)
             except Fault as problem:
                 refused = problem

@@ -110,22 +110,17 @@ def decide(before: History | None, look: Look, rules: Rules) -> Outcome:
     history = History(look.fingerprint, look.seen_at)
     if before is not None and before.fingerprint == look.fingerprint:
         history = History(before.fingerprint, before.since, before.looks + 1)
-    if obstacle := _obstacle(look):
-        return Wait(history, pause_after(history.looks), obstacle)
+    if look.fault is not None and not isinstance(look.fault, FileFault):
+        return Wait(history, pause_after(history.looks), look.fault.message)
+    if look.writer:
+        return Wait(history, pause_after(history.looks), "open for writing")
     if look.missing or look.download:
         why = f"waits for {look.missing}" if look.missing else f"waits until {look.download} beside it is gone"
         return Wait(history, pause_after(history.looks, _LONGEST_MARKER_PAUSE), why)
     needed, quiet = rules.needed(look.writer), _quiet(history, look)
     if quiet < needed:
         return Wait(history, needed - quiet, f"not yet quiet for {needed:g} s")
-    return Complete(history, look.fault if isinstance(look.fault, FileFault) else None)
-
-
-def _obstacle(look: Look) -> str:
-    """Return what must end before the quiet time begins; "" for nothing."""
-    if look.fault is not None and not isinstance(look.fault, FileFault):
-        return look.fault.message
-    return "open for writing" if look.writer else ""
+    return Complete(history, look.fault)
 
 
 def _quiet(history: History, look: Look) -> float:

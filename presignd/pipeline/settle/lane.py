@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from presignd.errors import FileFault
 from presignd.ledger import LostUpdate
+from presignd.model import Source
 from presignd.pipeline.announce import shown_path
 from presignd.pipeline.files.folder import root_of
 from presignd.pipeline.files.hash import read_at
-from presignd.pipeline.intake import LOOK_PRIORITIES
 from presignd.pipeline.settle.decide import Complete, Verdict, Wait, compare_with_ledger, pause_after
 from presignd.pipeline.stage import TURN
 from presignd.runtime.heartbeat import alive, beat, resting
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from presignd.config import WatchConfig
     from presignd.errors import Fault
     from presignd.ledger import Ledger
-    from presignd.model import FileVersion, NewVersion, Source
+    from presignd.model import FileVersion, NewVersion
     from presignd.pipeline.files.hash import Prepared
     from presignd.pipeline.intake import Intake
     from presignd.pipeline.settle.decide import History
@@ -63,6 +63,9 @@ _HEARTBEAT_SECONDS = 1.0
 """Most seconds that a lane sleeps between two heartbeats."""
 
 _NEVER_DUE = float("inf")
+
+_PRIORITIES = {Source.EVENT: 0, Source.SCAN: 1, Source.BACKLOG: 2}
+"""The lower is looked at first. Here an event goes before a scan; once they are recorded they are equal."""
 
 Record: TypeAlias = "Callable[[Sequence[NewVersion], Mapping[str, Prepared]], Awaitable[None]]"
 
@@ -95,9 +98,9 @@ class Services:
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    """A path that settles, first seen at ``since_ns``. ``busy``: in a turn, or being compared.
+    """A path that settles, first seen at ``since_ns``. ``due``: None while it is in a turn, or being compared.
 
-    ``again``: an event named it since then. ``looks_in_vain`` counts the looks while another version is in flight.
+    ``again``: an event named it during that. ``looks_in_vain`` counts the looks while another version is in flight.
     ``in_backlog``: it waits for its first look, or its content is to be compared. ``retries``: the code of the passing
     fault that its last look found.
     """
@@ -105,12 +108,11 @@ class _Entry:
     path: bytes
     source: Source
     since_ns: int
-    due: float = _NEVER_DUE
+    due: float | None = None
     looked_at: float = 0.0
     history: History | None = None
     why: str = "not looked at yet"
     looks_in_vain: int = 0
-    busy: bool = False
     again: bool = False
     in_backlog: bool = True
     retries: str = ""
@@ -165,12 +167,13 @@ class Lane:
             self._grow_backlog(1)
             self._queue(entry, now)
             return
-        better = LOOK_PRIORITIES[source] < LOOK_PRIORITIES[entry.source]
+        better = _PRIORITIES[source] < _PRIORITIES[entry.source]
         if better:
             entry.source = source
-        entry.again = entry.busy
         due = now if closed else max(now, entry.looked_at + _LOOK_GAP)
-        if not entry.busy and (better or due < entry.due):
+        if entry.due is None:
+            entry.again = True
+        elif better or due < entry.due:
             self._queue(entry, min(entry.due, due))
 
     async def wait_for_room(self) -> None:
@@ -186,18 +189,18 @@ class Lane:
             self._has_room.set()
 
     def _queue(self, entry: _Entry, due: float) -> None:
-        entry.due, entry.busy = due, False
-        heapq.heappush(self._queues[LOOK_PRIORITIES[entry.source]], (due, next(self._order), entry))
+        entry.due = due
+        heapq.heappush(self._queues[_PRIORITIES[entry.source]], (due, next(self._order), entry))
         self._wake.set()
 
     def _take_due(self) -> list[_Entry]:
-        """Return the entries that are due, marked as busy, by priority: at most ``TURN``."""
+        """Take the entries that are due out of the queue, by priority: at most ``TURN``."""
         now, taken = self._services.monotonic(), list[_Entry]()
         for queue in self._queues:
             while queue and queue[0][0] <= now and len(taken) < TURN:
                 due, _, entry = heapq.heappop(queue)
-                if entry.due == due and not entry.busy:  # else it has another place in the queue
-                    entry.busy, entry.again = True, False
+                if entry.due == due:  # else it has another place in the queue
+                    entry.due, entry.again = None, False
                     taken.append(entry)
         return taken
 
@@ -209,9 +212,8 @@ class Lane:
     def _wait_for_earlier(self, entry: _Entry, complete: Complete) -> None:
         """Look again later: another version of the path is in flight."""
         pause = min(_LONGEST_WAIT, 0.2 * 1.5 ** min(entry.looks_in_vain, 32))
-        entry.history, entry.why = complete.history, "the version before it is in flight"
         entry.looks_in_vain += 1
-        self._queue(entry, self._services.monotonic() + pause)
+        self._wait(entry, Wait(complete.history, pause, "the version before it is in flight"))
 
     def _forget(self, entry: _Entry) -> None:
         """Forget a path; queue it again if an event named it during this turn."""
@@ -333,7 +335,7 @@ class Lane:
             complete = complete._replace(content=None)  # many may wait
             tasks.create_task(self._compare_in_task(entry, complete, known), name=f"compare:{known.file_id}")
         else:
-            entry.due, entry.busy = _NEVER_DUE, False
+            entry.due = _NEVER_DUE
             self._without_task.append(entry)
 
     async def _compare_in_task(self, entry: _Entry, complete: Complete, known: FileVersion) -> None:

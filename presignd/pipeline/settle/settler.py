@@ -130,16 +130,15 @@ class Settler:
             path, *_, ctime_ns = each
             (old if ctime_ns < before_ns and path not in known else young).append(each)
         for start in range(0, len(old), IGNORED_AT_ONCE):
-            await self._record_ignored(lane, old[start : start + IGNORED_AT_ONCE])
+            versions = (
+                lane.intake.make_version(lane.watch, path, Fingerprint(*seen), Source.BACKLOG)
+                for path, *seen in old[start : start + IGNORED_AT_ONCE]
+            )
+            # Without a key: a file that is never sent reserves none.
+            await self._services.ledger.enqueue(
+                [each._replace(state=State.IGNORED, key=None, error_code="", error="") for each in versions]
+            )
         return young
-
-    async def _record_ignored(self, lane: Lane, old: Sequence[Listed]) -> None:
-        make = lane.intake.make_version
-        versions = [make(lane.watch, path, Fingerprint(*seen), Source.BACKLOG) for path, *seen in old]
-        # Without a key: a file that is never sent reserves none.
-        await self._services.ledger.enqueue(
-            [each._replace(state=State.IGNORED, key=None, error_code="", error="") for each in versions]
-        )
 
     def snapshot(self) -> list[SettlingPath]:
         """Return the first paths of each watch that are settling, and why each waits."""
