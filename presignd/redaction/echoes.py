@@ -43,23 +43,24 @@ class Secrets:
     """
 
     def __init__(self) -> None:
-        self._quarters: OrderedDict[str, None] = OrderedDict()
+        self._older: OrderedDict[str, None] = OrderedDict()
 
     def of(self, url: str, headers: Mapping[str, str]) -> Echoes:
         """Return the finder for one request's secrets in its answer; of a credential it finds the access key."""
         query, _, rest = url.partition("?")[2].lower().partition(_SIGNATURE)
         signature, _, rest = rest.partition("&")
         tokens, access_keys = _in_query(query + rest)
-        keys = [value for name, value in headers.items() if name.lower() == _CUSTOMER_KEY]
+        keys = [headers[name] for name in _customer_keys(tuple(headers))]
         signature = unquote(signature)
         self._remember(signature)
-        return Echoes((*long_enough([signature, *keys]), *tokens), access_keys, self._quarters.keys())
+        return Echoes((*long_enough([signature, *keys]), *tokens), access_keys, self._older.keys())
 
     def _remember(self, signature: str) -> None:
+        older = self._older
         for at in range(0, len(signature), QUARTER):
-            self._quarters[signature[at : at + QUARTER]] = None
-        while len(self._quarters) > 4 * ROOM:
-            self._quarters.popitem(last=False)  # a dict would pass the gaps of all removed before
+            older[signature[at : at + QUARTER]] = None
+        while len(older) > 4 * ROOM:
+            older.popitem(last=False)  # a dict would pass the gaps of all removed before
 
 
 class Echoes:
@@ -85,14 +86,14 @@ class Echoes:
         A body with a secret elsewhere, or one cut in two by a comment, becomes empty.
         """
         text = body.decode("latin-1")
-        if not self.are_in("\n".join((*headers.values(), text))):
+        if not _repeats(self._all, self._older, "\n".join((*headers.values(), text))):
             return headers, body
         kept = {name: REDACTED if self.are_in(value) else value for name, value in headers.items()}
         text = _TEXT.sub(lambda match: f">{REDACTED}<" if self.are_in(match[1]) else match[0], text)
         return kept, b"" if _repeats(self._secrets, self._older, text) else text.encode("latin-1")
 
 
-def _repeats(secrets: tuple[str, ...], older: AbstractSet[str], text: str) -> bool:
+def _repeats(secrets: Iterable[str], older: AbstractSet[str], text: str) -> bool:
     for plain in (_plain(text), *_decoded(text)):
         if len(plain) < MIN_LITERAL:
             continue  # as is most of what a checksum decodes to
@@ -101,19 +102,21 @@ def _repeats(secrets: tuple[str, ...], older: AbstractSet[str], text: str) -> bo
                 return True
         blocks = [plain[at : at + BLOCK] for at in range(0, len(plain) - BLOCK + 1, BLOCK + 1)]
         for secret in secrets:
-            if _has_piece(secret, plain, blocks):
+            if len(secret) <= PIECE and secret in plain:
                 return True
+            for block in blocks:  # hardly any text has even a block of a secret
+                if block in secret and _has_piece(secret, plain):
+                    return True
     return False
 
 
-def _has_piece(secret: str, plain: str, blocks: list[str]) -> bool:
-    """Return whether ``plain`` has a ``PIECE`` of a secret; hardly any text has even a block of one."""
-    if len(secret) <= PIECE:
-        return secret in plain
-    for block in blocks:  # a generator takes twice as long, for each answer
-        if block in secret:
-            return any(secret[at : at + PIECE] in plain for at in range(len(secret) - PIECE + 1))
-    return False
+def _has_piece(secret: str, plain: str) -> bool:
+    return any(secret[at : at + PIECE] in plain for at in range(len(secret) - PIECE + 1))
+
+
+@lru_cache(maxsize=64)
+def _customer_keys(names: tuple[str, ...]) -> list[str]:
+    return [name for name in names if name.lower() == _CUSTOMER_KEY]
 
 
 @lru_cache(maxsize=64)
@@ -141,6 +144,8 @@ def _plain(text: str) -> str:
 
 def _decoded(text: str) -> Iterable[str]:
     for run in _BASE64.findall(text):
+        if run.islower():
+            continue  # hex, such as an MD5: base64 of 12 letters and digits has a capital, but for 3 in a million
         whole = run[: len(run) // 4 * 4].replace("-", "+").replace("_", "/")
         yield _only_words(binascii.a2b_base64(whole))
 
