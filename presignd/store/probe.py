@@ -11,6 +11,7 @@ import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from presignd.errors import Fault, fault
 from presignd.presign import GrantRequest, Operation, signs_checksum_fields
@@ -444,7 +445,7 @@ class Probe:
         return response
 
 
-def of_whole(algorithm: str) -> dict[str, str]:
+def of_whole(algorithm: str) -> dict[str, Any]:
     """Return the fields of a request that creates an upload in parts with one checksum of the whole object."""
     if algorithm == "md5":
         return {}

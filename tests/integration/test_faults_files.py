@@ -19,7 +19,7 @@ from presignd.ledger import Selection
 from presignd.model import State
 from presignd.pipeline.files import folder
 from presignd.pipeline.upload import transfer
-from presignd.pipeline.upload.bucket import Bucket
+from presignd.store.signed import SignedStore
 from tests.faulty_s3 import BUCKET, FOREVER, FaultyS3
 from tests.running import Running, config, watch
 from tests.running import running_in_debug as running
@@ -286,10 +286,10 @@ async def test_a_file_that_changed_after_the_store_took_it_keeps_its_key(
 ) -> None:
     """The older content under the key is this path's own: it is replaced, not evaded, and was never linked."""
     async with running(config(tmp_path, faulty_s3)) as daemon:
-        real, path = Bucket.send, daemon.folder / "drop" / "a"
+        real, path = SignedStore.send, daemon.folder / "drop" / "a"
         left = times
 
-        async def send(self: Bucket, request: Any, *args: Any, **more: Any) -> Any:
+        async def send(self: SignedStore, request: Any, *args: Any, **more: Any) -> Any:
             nonlocal left
             answer = await real(self, request, *args, **more)
             if request.operation == "put" and request.key == "a" and answer.status == 200 and left:
@@ -298,7 +298,7 @@ async def test_a_file_that_changed_after_the_store_took_it_keeps_its_key(
             return answer
 
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(Bucket, "send", send)
+            patched.setattr(SignedStore, "send", send)
             path.write_bytes(b"x" * size)
             await daemon.done()
         assert [event["status"] for event in daemon.events("file.done")] == [*["superseded"] * times, "linked"]

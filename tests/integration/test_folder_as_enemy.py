@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from presignd.ledger import Selection
-from presignd.pipeline.upload.bucket import Bucket
+from presignd.store.signed import SignedStore
 from tests.faulty_s3 import BUCKET, FOREVER, FaultyS3
 from tests.mounts import bind
 from tests.running import config, running
@@ -107,9 +107,9 @@ changes = pytest.mark.parametrize(("change", "last"), list(CHANGES.values()), id
 @contextmanager
 def at_the_first_put(act: Callable[[], None], *, then: bool) -> Iterator[None]:
     """Let ``act`` happen once, when the first file is about to be sent or (``then``) once the store has it."""
-    real, acts = Bucket.send, [act]
+    real, acts = SignedStore.send, [act]
 
-    async def send(self: Bucket, request: Any, *args: Any, **more: Any) -> Any:
+    async def send(self: SignedStore, request: Any, *args: Any, **more: Any) -> Any:
         of_a_file = request.operation == "put" and not request.key.endswith(".presignd-check")
         if of_a_file and acts and not then:
             acts.pop()()
@@ -119,7 +119,7 @@ def at_the_first_put(act: Callable[[], None], *, then: bool) -> Iterator[None]:
         return answer
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Bucket, "send", send)
+        patched.setattr(SignedStore, "send", send)
         yield
 
 

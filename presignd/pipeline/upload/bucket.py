@@ -49,6 +49,7 @@ class Bucket:
         self.max_parts = MAX_PARTS
         self._store = store
         self._configs = presign, upload
+        self._put_expires = presign.put_expires
         self._by_name = {watch.bucket: self}
         self._customer_key = customer_key(watch.headers)
         self._probe_timeout = min(TIMEOUT, upload.timeout)
@@ -83,24 +84,26 @@ class Bucket:
 
         The headers of a customer's key (SSE-C) are sent with parts, HEADs and GETs too: S3 refuses these without.
         """
-        presign, _ = self._configs
-        expires = presign.put_expires if operation is Operation.PUT else OTHER_EXPIRES
-        if operation in (Operation.MULTIPART_PART, Operation.HEAD, Operation.GET):
-            more = {"headers": self._customer_key, **more}
+        expires = self._put_expires if operation is Operation.PUT else OTHER_EXPIRES
+        if self._customer_key and operation in (Operation.MULTIPART_PART, Operation.HEAD, Operation.GET):
+            more["headers"] = self._customer_key
         return GrantRequest(operation, self.watch.bucket, key, expires, **more)  # type: ignore[arg-type] # fields by name
 
-    async def send(
+    def ask(
         self,
-        request: GrantRequest,
+        operation: Operation,
+        key: str,
         body: bytes | Slice | None = None,
         *,
         accept: Collection[int] = (),
         on_sent: Callable[[int], None] | None = None,
         timeout: float | None = None,
         into: Callable[[bytes], Awaitable[None]] | None = None,
-    ) -> Response:
-        """Sign ``request`` and send it; raise a ``Fault`` for statuses other than 2xx and ``accept``."""
-        return await self._store.send(request, body, accept=accept, on_sent=on_sent, timeout=timeout, into=into)
+        **more: object,
+    ) -> Awaitable[Response]:
+        """Sign a request with the fields ``more`` and send it; raises as ``SignedStore.send``."""
+        request = self.request(operation, key, **more)
+        return self._store.send(request, body, accept=accept, on_sent=on_sent, timeout=timeout, into=into)
 
     async def find(self, key: str, *, denied_is_absent: bool, with_checksums: bool = False) -> StoredObject | None:
         """HEAD a key; return None if there is no object.
@@ -113,8 +116,8 @@ class Bucket:
         """
         accept = (403, 404) if denied_is_absent else (404,)
         signed = with_checksums and signs_checksum_fields(await self._store.presigner.checksums())
-        request = self.request(Operation.HEAD, key, checksum_mode=CHECKSUM_MODE if signed else "")
-        response = await self.send(request, accept=accept)
+        mode = CHECKSUM_MODE if signed else ""
+        response = await self.ask(Operation.HEAD, key, accept=accept, checksum_mode=mode)
         if response.status != 200:  # noqa: PLR2004
             return None
         size = int(response.headers.get("content-length", "-1"))
@@ -123,7 +126,7 @@ class Bucket:
 
     async def read(self, key: str, take: Callable[[bytes], Awaitable[None]]) -> bool:
         """GET an object piece by piece, whatever its size; return False if there is none."""
-        return (await self.send(self.request(Operation.GET, key), accept=(404,), into=take)).status != 404  # noqa: PLR2004
+        return (await self.ask(Operation.GET, key, accept=(404,), into=take)).status != 404  # noqa: PLR2004
 
     async def reads_versions(self, key: str, version_id: str) -> bool:
         """Return whether versions can be read by their id; found out once.
@@ -131,9 +134,10 @@ class Bucket:
         s3:GetObjectVersion is a separate permission. With s3:GetObject alone, a link that names a version fails.
         """
         if self._reads_versions is None:
-            request = self.request(Operation.HEAD, key, version_id=version_id)
             try:
-                response = await self.send(request, accept=range(400, 600), timeout=self._probe_timeout)
+                response = await self.ask(
+                    Operation.HEAD, key, accept=range(400, 600), timeout=self._probe_timeout, version_id=version_id
+                )
             except Fault:
                 return False  # the store is unreachable; links can be made without a version
             if response.status in (200, 403, 405, 501):

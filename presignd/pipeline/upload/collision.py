@@ -77,6 +77,8 @@ def decide_seen(found: StoredObject | None, occupant: Occupant, policy: Policy) 
 
 def supported_conditions(decision: Decision, support: Support) -> Decision:
     """Return the decision with only the conditions that the store checks: it ignores or refuses others."""
+    if support.if_none_match and support.if_match:
+        return decision
     if_match = decision.if_match if support.if_match else ""
     return decision._replace(if_none_match=decision.if_none_match and support.if_none_match, if_match=if_match)
 

@@ -67,8 +67,7 @@ async def record_intent(ledger: Ledger, version: FileVersion, content: Content, 
     the same content, in another algorithm: if a file of the same size and mtime but other content was renamed over the
     file while it waited, that is another version, too.
     """
-    before = version.intent
-    if before == checksum:
+    if (before := version.intent) == checksum:
         return version
     if not before.endswith(":") and before and await content.checksum_like(before, version.part_size) != before:
         raise fault("changed_while_uploading", "it was sent with other content before")

@@ -8,7 +8,7 @@ response has duplicates on some servers; it is used only for a part that a serve
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 
 from presignd.config import UploadConfig
 from presignd.errors import Fault, RetryFault, StoreFault, fault
@@ -158,14 +158,13 @@ class InParts:
         """Create an upload unless there is one; return the version with its upload id, and its algorithm committed."""
         if version.upload_id:
             return version
-        request = self._bucket.request(
+        response = await self._bucket.ask(
             Operation.MULTIPART_CREATE,
             _key(version),
             content_type=version.content_type,
             headers=self._bucket.watch.headers,
             **of_whole(algorithm),
         )
-        response = await self._bucket.send(request)
         upload_id = response.element("UploadId")
         if not upload_id:
             raise fault("bad_response", "no UploadId")
@@ -210,17 +209,18 @@ class InParts:
             self._sending[piece.number] = total
             self._report()
 
-        request = self._bucket.request(
-            Operation.MULTIPART_PART,
-            _key(version),
-            size=piece.size,
-            checksum=f"{self._algorithm}:{digest}",
-            upload_id=version.upload_id,
-            part_number=piece.number,
-        )
-        body = Slice(self._fd, piece.offset, piece.size, whole=False)
         try:
-            response = await self._bucket.send(request, body, accept=(404, 501), on_sent=sent)
+            response = await self._bucket.ask(
+                Operation.MULTIPART_PART,
+                _key(version),
+                Slice(self._fd, piece.offset, piece.size, whole=False),
+                accept=(404, 501),
+                on_sent=sent,
+                size=piece.size,
+                checksum=f"{self._algorithm}:{digest}",
+                upload_id=version.upload_id,
+                part_number=piece.number,
+            )
         except RetryFault as refused:
             if refused.code != "rejected" or piece.number <= FEW_PARTS or self._bucket.max_parts == FEW_PARTS:
                 raise
@@ -242,14 +242,18 @@ class InParts:
 
     async def _find_sent_part(self, version: FileVersion, piece: PartRange, digest: str) -> Part:
         """Return a part whose response was lost; if its number has other content, raise ``upload_lost``."""
-        request = self._bucket.request(
-            Operation.MULTIPART_LIST, _key(version), upload_id=version.upload_id, part_number=piece.number - 1
-        )
-        listing = await self._bucket.send(request, accept=(404,))
+        listing = await self._list(version, after=piece.number - 1)
         for found in listing.elements("Part"):
             if found.get("PartNumber") == str(piece.number) and bare(found.get("ETag", "")).lower() == digest:
                 return Part(piece.number, piece.size, digest, digest)
         raise fault("upload_lost", f"part {piece.number} can't be sent again")
+
+    def _list(self, version: FileVersion, *, after: int = 0) -> Awaitable[Response]:
+        """List the parts with a number above ``after``; a 404 is an answer."""
+        upload_id = version.upload_id
+        return self._bucket.ask(
+            Operation.MULTIPART_LIST, _key(version), accept=(404,), upload_id=upload_id, part_number=after
+        )
 
     async def _abort_if_lost(self, version: FileVersion, problem: Fault) -> Fault:
         """Abort the upload if ``problem`` is ``upload_lost``: the next attempt begins anew. Return ``problem``.
@@ -293,25 +297,25 @@ class InParts:
 
     async def _is_gone(self, version: FileVersion) -> bool:
         """Return whether the store certainly no longer knows the upload: it was aborted elsewhere, or completed."""
-        request = self._bucket.request(Operation.MULTIPART_LIST, _key(version), upload_id=version.upload_id)
         try:
-            response = await self._bucket.send(request, accept=(404,))
+            response = await self._list(version)
         except Fault:
             return False  # s3:ListMultipartUploadParts is a separate permission
         return response.status == 404 and response.code == "NoSuchUpload"  # noqa: PLR2004
 
     async def _send_complete(self, version: FileVersion, decision: Decision) -> Response:
         body = complete_body([(part.number, part.etag) for part in self._parts.values()])
-        request = self._bucket.request(
+        return await self._bucket.ask(
             Operation.MULTIPART_COMPLETE,
             _key(version),
+            body,
+            accept=(404, 412),
             size=len(body),
             content_type="application/xml",
             upload_id=version.upload_id,
             if_none_match=decision.if_none_match,
             if_match=decision.if_match,
         )
-        return await self._bucket.send(request, body, accept=(404, 412))
 
     async def _find(self, version: FileVersion) -> StoredObject | None:
         return await self._bucket.find(_key(version), denied_is_absent=False, with_checksums=self._algorithm != "md5")
@@ -379,9 +383,8 @@ async def abort(bucket: Bucket, version: FileVersion) -> None:
 
     An upload that the store no longer knows, or that the broker has as another client's, counts as aborted.
     """
-    request = bucket.request(Operation.MULTIPART_ABORT, _key(version), upload_id=version.upload_id)
     try:
-        await bucket.send(request, accept=(404,))
+        await bucket.ask(Operation.MULTIPART_ABORT, _key(version), accept=(404,), upload_id=version.upload_id)
     except RetryFault as problem:
         if problem.code != "upload_lost":
             raise

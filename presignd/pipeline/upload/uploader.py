@@ -114,20 +114,16 @@ class Uploader:
                 await self._send(item)
 
     async def _send(self, item: Item) -> None:
+        if item.problem:
+            await self._faults.handle(item, item.problem)
+            return
         try:
-            item.receipt = await self._upload_one(item)
+            item.receipt = await (self._upload_made(item) if item.version.is_made else self._transfer(item).run())
         except Exception as problem:  # noqa: BLE001 - ``faults`` decides what each means
             await self._faults.handle(item, problem)
         else:
             item.prepared = None
             self._sent(item)
-
-    async def _upload_one(self, item: Item) -> Receipt:
-        if item.problem:
-            raise item.problem
-        if item.version.is_made:
-            return await self._upload_made(item)
-        return await self._transfer(item, self._puts.get(item.version.file_id)).run()
 
     async def _upload_made(self, item: Item) -> Receipt:
         """Upload one of a unit's own files: it is made for this, and is no file of the watch."""
@@ -138,7 +134,7 @@ class Uploader:
             close_quietly(made.fd)
         return receipt._replace(fingerprint=item.version.fingerprint)
 
-    def _transfer(self, item: Item, put: PutRequest | None) -> Transfer:
+    def _transfer(self, item: Item, made: PutRequest | None = None) -> Transfer:
         version = item.version
         return Transfer(
             self._bucket(version),
@@ -148,5 +144,5 @@ class Uploader:
             self._upload,
             slots=self._slots,
             host=self._host,
-            put=put,
+            put=made or self._puts.get(version.file_id),
         )

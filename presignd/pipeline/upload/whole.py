@@ -87,7 +87,8 @@ class Whole:
         self, version: FileVersion, decision: Decision, support: Support
     ) -> tuple[FileVersion, StoredObject | None]:
         """PUT the file and verify the object."""
-        version = await record_intent(self._ledger, version, self, self._prepared.intent(support))
+        if version.intent != (intent := self._prepared.intent(support)):
+            version = await record_intent(self._ledger, version, self, intent)
         passed("put.before")
         async with self._slots.small() if self.size <= TINY else nullcontext():  # a larger one holds its slot already
             response = await self._put(version, supported_conditions(decision, support), support)
@@ -99,12 +100,19 @@ class Whole:
     async def _put(self, version: FileVersion, decision: Decision, support: Support) -> Response:
         """Send the file; the response may be a 412 (another object is under the key). Raises ``Fault``."""
         assert version.key is not None
-        prepared, headers = self._prepared, dict(self._bucket.watch.headers)
+        prepared, headers = self._prepared, self._bucket.watch.headers
         if not support.proven and support.checksum != "md5":
-            headers |= [header_of(prepared.checksums["md5"])]
-        request = self._bucket.request(
+            headers = dict([*headers.items(), header_of(prepared.checksums["md5"])])
+        body: bytes | Slice | None = prepared.data
+        if prepared.fd is not None and (body is None or self._bucket.limited):
+            body = Slice(prepared.fd, 0, version.size, whole=True)
+        response = await self._bucket.ask(
             Operation.PUT,
             version.key,
+            body,
+            # If the object of an If-Match is gone, the response is 404 NoSuchKey (S3) or 412.
+            accept=(404, 412) if decision.if_match else (412,),
+            on_sent=self._on_sent,
             size=version.size,
             content_type=version.content_type,
             checksum=self.checksum,
@@ -112,12 +120,6 @@ class Whole:
             if_none_match=decision.if_none_match,
             if_match=decision.if_match,
         )
-        # If the object of an If-Match is gone, the response is 404 NoSuchKey (S3) or 412.
-        accept = (404, 412) if decision.if_match else (412,)
-        body: bytes | Slice | None = prepared.data
-        if prepared.fd is not None and (body is None or self._bucket.limited):
-            body = Slice(prepared.fd, 0, version.size, whole=True)
-        response = await self._bucket.send(request, body, accept=accept, on_sent=self._on_sent)
         if response.status == 404 and response.code == "NoSuchBucket":  # noqa: PLR2004
             raise fault("no_such_bucket", "404 NoSuchBucket")
         return response

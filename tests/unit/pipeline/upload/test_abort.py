@@ -18,10 +18,7 @@ class Refusing:
     def __init__(self, code: str) -> None:
         self.code = code
 
-    def request(self, *_: object, **__: object) -> object:
-        return object()
-
-    async def send(self, *_: object, **__: object) -> None:
+    async def ask(self, *_: object, **__: object) -> None:
         raise fault(self.code)
 
 
