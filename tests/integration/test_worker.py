@@ -119,7 +119,8 @@ async def test_a_folder_that_hangs_holds_up_only_itself(
             await asyncio.Event().wait()
         return await real(self)
 
-    monkeypatch.setattr(Folder, "inline_limit", property(lambda self: 0 if self.root.endswith(b"network") else 8))
+    limit = property(lambda self: 0 if self.root.endswith(b"network") else 8, lambda _self, _found: None)
+    monkeypatch.setattr(Folder, "inline_limit", limit, raising=False)
     async with running(config(tmp_path, faulty_s3, watch(tmp_path, "network"), watch(tmp_path))) as daemon:
         daemon.drop("first", watch="network")
         daemon.drop("first")

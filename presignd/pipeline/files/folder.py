@@ -65,6 +65,8 @@ class NotRegular(PresigndError):
 class Folder:
     """A watch's folder, open at its root; ``identity`` is the root's device and inode.
 
+    ``inline_limit``: how many files can be looked at in the time a thread takes to start; 0 where a look may block.
+
     Methods raise ``Gone``, ``NotRegular``, or the faults ``unreadable`` (no permission), ``too_many_files`` and
     ``read_error`` (any other error). All of them block and may run in any thread; paths are bytes below the root.
     """
@@ -78,18 +80,13 @@ class Folder:
         except OSError as error:
             raise _no_root(watch, error) from None
         self.identity = _identity(os.fstat(self.fd))
-        self._may_hang = may_hang(self.fd)
+        self.inline_limit = _inline_limit(self.fd)
         self._mounted = mounted_below(self.fd)
-
-    @property
-    def inline_limit(self) -> int:
-        """How many files can be looked at in the time a thread takes to start; 0 where a look may block."""
-        return 0 if self._may_hang else INLINE_LIMIT
 
     def refresh_mounts(self) -> bool:
         """Read again what is mounted below; return whether that has changed."""
         before, self._mounted = self._mounted, mounted_below(self.fd)
-        self._may_hang = may_hang(self.fd)
+        self.inline_limit = _inline_limit(self.fd)
         return self._mounted != before
 
     def close(self) -> None:
@@ -120,7 +117,7 @@ class Folder:
                 return False
             os.dup2(fresh, self.fd, inheritable=False)
             self.identity = _identity(os.fstat(fresh))
-            self._may_hang = may_hang(fresh)
+            self.inline_limit = _inline_limit(fresh)
         except OSError:
             return False
         finally:
@@ -315,6 +312,10 @@ def _meaning_of(error: OSError) -> PresigndError:
 def _open_root(root: bytes) -> int:
     with open_folder(Path(os.fsdecode(root))) as fd:
         return os.dup(fd)
+
+
+def _inline_limit(root: int) -> int:
+    return 0 if may_hang(root) else INLINE_LIMIT
 
 
 def _identity(st: os.stat_result) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Use watchfiles as an event source, for other systems than Linux and for unknown filesystems.
 
-It loses events silently when the kernel's queue overflows. ``_Bursts`` finds the batches after which events may be
-missing.
+It loses events silently when the kernel's queue overflows. A batch of at least ``burst_of_queue`` changes may have been
+cut by an overflow, so events may be missing after it, and after the first smaller one that follows.
 """
 
 from __future__ import annotations
@@ -60,14 +60,18 @@ async def watchfiles_source(watch: WatchConfig, root: bytes) -> AsyncGenerator[H
         force_polling=False,
         ignore_permission_denied=True,
     )
-    prefix, bursts = root.rstrip(b"/") + b"/", _Bursts(watch.name, await asyncio.to_thread(burst_of_queue))
+    prefix, burst, after_burst = root.rstrip(b"/") + b"/", await asyncio.to_thread(burst_of_queue), False
     with _own_thread():
         async with aclosing(_started(changes, stop)) as batches:
             async for batch in batches:
                 # Without their kinds: one unordered set may hold both "deleted" and "added" of a path.
                 paths = {os.fsencode(path) for _, path in batch}
                 below = {path.removeprefix(prefix) for path in paths if path.startswith(prefix)}
-                yield Hints(below, incomplete=bursts.note_batch(len(paths)))
+                is_burst = len(paths) >= burst
+                if is_burst:
+                    metrics.WATCH_OVERFLOWS.labels(watch.name).inc()
+                yield Hints(below, incomplete=is_burst or after_burst)
+                after_burst = is_burst
 
 
 async def _started(changes: AsyncGenerator[_Changes, None], stop: _Stop) -> AsyncGenerator[_Changes, None]:
@@ -128,23 +132,3 @@ def burst_of_queue() -> int:
     """Return the least number of changes in a batch that may follow an overflow of the kernel's queue."""
     length = limit_value(QUEUE)
     return max(1, min(BURST, int(length) // EVENTS_A_CHANGE)) if length.isdecimal() else BURST
-
-
-class _Bursts:
-    """Finds batches after which events may be missing.
-
-    These are batches of at least ``least`` changes, which an overflow may have cut, and the first smaller batch after
-    one.
-    """
-
-    def __init__(self, watch: str, least: int) -> None:
-        self._watch, self._least = watch, least
-        self._before = False
-
-    def note_batch(self, changes: int) -> bool:
-        """Count a batch of ``changes`` changes; return whether events may be missing."""
-        in_burst, before = changes >= self._least, self._before
-        self._before = in_burst
-        if in_burst:
-            metrics.WATCH_OVERFLOWS.labels(self._watch).inc()
-        return in_burst or before

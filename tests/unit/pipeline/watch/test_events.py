@@ -12,6 +12,7 @@ import watchfiles
 from watchfiles import Change
 
 from presignd.config import WatchConfig
+from presignd.pipeline.watch import watchfiles as module
 from presignd.pipeline.watch.source import (
     INSTANCES,
     WATCHES,
@@ -22,7 +23,7 @@ from presignd.pipeline.watch.source import (
     no_events,
     watches_left,
 )
-from presignd.pipeline.watch.watchfiles import watchfiles_source
+from presignd.pipeline.watch.watchfiles import burst_of_queue, watchfiles_source
 from presignd.system import filesystem, syscalls
 
 Changes = set[tuple[Change, str]]
@@ -128,3 +129,25 @@ def test_without_linux_watchfiles_serves_whatever_was_asked_for(monkeypatch: pyt
     monkeypatch.setattr(sys, "platform", "darwin")
     config = WatchConfig(name="drop", path=Path("/srv/drop"), bucket="bucket", events="inotify")
     assert choose_source(config, 0).source == "watchfiles"
+
+
+@pytest.mark.parametrize(
+    ("length", "changes"), [("16384", 1000), ("1048576", 1000), ("1600", 100), ("16", 1), ("1", 1), ("?", 1000)]
+)
+def test_the_shorter_the_kernel_s_queue_the_fewer_changes_may_have_overflown_it(
+    monkeypatch: pytest.MonkeyPatch, length: str, changes: int
+) -> None:
+    monkeypatch.setattr(module, "limit_value", lambda _: length)
+    assert burst_of_queue() == changes
+
+
+async def test_a_batch_that_an_overflow_may_have_cut_and_the_first_smaller_one_after_it_are_incomplete(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batches = [{(Change.added, f"/srv/drop/{number}") for number in range(length)} for length in (1, 2, 3, 1, 1)]
+    ending(monkeypatch, None, *batches)
+    monkeypatch.setattr(module, "burst_of_queue", lambda: 2)
+    source = watchfiles_source(WatchConfig(name="drop", path=Path("/srv/drop"), bucket="test-bucket"), b"/srv/drop")
+    found = [(await anext(source)).incomplete for _ in batches]
+    await source.aclose()
+    assert found == [False, True, True, True, False]

@@ -1,15 +1,17 @@
-"""When to scan which folders: pure."""
+"""When to scan which folders, and what a scan finds of the mounts below."""
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from presignd.config import WatchConfig
-from presignd.pipeline.watch import watchfiles as module
-from presignd.pipeline.watch.scan import rescan_interval, topmost
-from presignd.pipeline.watch.watchfiles import burst_of_queue
+from presignd.pipeline.watch.scan import Scanner, rescan_interval, topmost
 
 
 def watch(**options: object) -> WatchConfig:
@@ -40,11 +42,19 @@ def test_a_directory_whose_parent_is_scanned_at_its_top_only_is_scanned_itself()
     assert topmost({b"": False, b"a": True, b"a/b": False}) == {b"": False, b"a": True}
 
 
-@pytest.mark.parametrize(
-    ("length", "changes"), [("16384", 1000), ("1048576", 1000), ("1600", 100), ("16", 1), ("1", 1), ("?", 1000)]
-)
-def test_the_shorter_the_kernel_s_queue_the_fewer_changes_may_have_overflown_it(
-    monkeypatch: pytest.MonkeyPatch, length: str, changes: int
-) -> None:
-    monkeypatch.setattr(module, "limit_value", lambda _: length)
-    assert burst_of_queue() == changes
+async def test_a_mount_that_one_look_saw_is_not_forgotten_by_another_that_began_before() -> None:
+    seen, looks = threading.Event(), iter("ab")
+
+    def refresh_mounts() -> bool:
+        return next(looks) == "b" or not seen.wait()
+
+    folder: Any = SimpleNamespace(refresh_mounts=refresh_mounts)
+    unused: Any = None
+    rest: Any = dict.fromkeys(("settler", "ledger", "leftovers", "log", "pauses"))
+    scanner = Scanner(unused, folder, unused, unused, **rest)
+    first = asyncio.create_task(scanner.check_mounts())
+    await asyncio.sleep(0)
+    await scanner.check_mounts()
+    seen.set()
+    await first
+    assert scanner.outdated
