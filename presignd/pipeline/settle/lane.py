@@ -68,6 +68,7 @@ _PRIORITIES = {Source.EVENT: 0, Source.SCAN: 1, Source.BACKLOG: 2}
 """The lower is looked at first. Here an event goes before a scan; once they are recorded they are equal."""
 
 Record: TypeAlias = "Callable[[Sequence[NewVersion], Mapping[str, Prepared]], Awaitable[None]]"
+OnReturn: TypeAlias = "Callable[[FileVersion], Awaitable[bool]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,22 +79,6 @@ class SettlingPath:
     path: bytes
     since: datetime
     why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Services:
-    """What all lanes share. The clocks return seconds (monotonic) and nanoseconds since the epoch.
-
-    ``record`` records new versions, all or none, with the contents that were read, by file_id; it goes on if its caller
-    is cancelled. ``on_return`` is called with a version whose file is back after it was gone, before that is recorded;
-    it returns False if the file is gone again.
-    """
-
-    ledger: Ledger
-    record: Record
-    on_return: Callable[[FileVersion], Awaitable[bool]]
-    monotonic: Callable[[], float] = time.monotonic
-    time_ns: Callable[[], int] = time.time_ns
 
 
 @dataclass(slots=True, eq=False)
@@ -127,13 +112,28 @@ class _Found(NamedTuple):
 
 
 class Lane:
-    """Settles the files of one watch. ``looker`` may be replaced: the folder may be on another filesystem later."""
+    """Settles the files of one watch. ``looker`` may be replaced: the folder may be on another filesystem later.
 
-    def __init__(self, watch: WatchConfig, looker: Looker, intake: Intake, services: Services) -> None:
+    ``record`` records new versions, all or none, with the contents that were read, by file_id; it goes on if its caller
+    is cancelled. ``on_return`` is called with a version whose file is back after it was gone, before that is recorded;
+    it returns False if the file is gone again. ``monotonic`` returns seconds.
+    """
+
+    def __init__(
+        self,
+        watch: WatchConfig,
+        looker: Looker,
+        intake: Intake,
+        ledger: Ledger,
+        *,
+        record: Record,
+        on_return: OnReturn,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.watch, self.looker, self.intake = watch.name, looker, intake
         self._takes_away = watch.after != "keep"
         self._root = root_of(watch)
-        self._services = services
+        self._ledger, self._record_new, self._on_return, self._monotonic = ledger, record, on_return, monotonic
         self._entries: dict[bytes, _Entry] = {}
         self._queues: tuple[list[tuple[float, int, _Entry]], ...] = ([], [], [])
         self._order = itertools.count()
@@ -160,10 +160,10 @@ class Lane:
 
         ``closed``: a writer just closed it, so it is due now.
         """
-        now = self._services.monotonic()
+        now = self._monotonic()
         entry = self._entries.get(path)
         if entry is None:
-            entry = self._entries[path] = _Entry(path, source, self._services.time_ns())
+            entry = self._entries[path] = _Entry(path, source, time.time_ns())
             self._grow_backlog(1)
             self._queue(entry, now)
             return
@@ -195,7 +195,7 @@ class Lane:
 
     def _take_due(self) -> list[_Entry]:
         """Take the entries that are due out of the queue, by priority: at most ``TURN``."""
-        now, taken = self._services.monotonic(), list[_Entry]()
+        now, taken = self._monotonic(), list[_Entry]()
         for queue in self._queues:
             while queue and queue[0][0] <= now and len(taken) < TURN:
                 due, _, entry = heapq.heappop(queue)
@@ -221,7 +221,7 @@ class Lane:
             self._note_fault(entry, None)
         if entry.again:
             entry.history, entry.looks_in_vain = None, 0
-            self._queue(entry, self._services.monotonic() + _LOOK_GAP)
+            self._queue(entry, self._monotonic() + _LOOK_GAP)
         else:
             del self._entries[entry.path]
 
@@ -241,7 +241,7 @@ class Lane:
     async def _sleep(self) -> None:
         self._wake.clear()
         earliest = min((queue[0][0] for queue in self._queues if queue), default=_NEVER_DUE)
-        pause = max(0.0, min(_HEARTBEAT_SECONDS, earliest - self._services.monotonic()))
+        pause = max(0.0, min(_HEARTBEAT_SECONDS, earliest - self._monotonic()))
         beat(within=pause)
         await within(pause, self._wake)
 
@@ -278,7 +278,7 @@ class Lane:
 
         Of these, what the ledger has as it is needs no marker: that may be gone for good.
         """
-        known = await self._services.ledger.known(self.watch, [entry.path for entry, _ in asked])
+        known = await self._ledger.known(self.watch, [entry.path for entry, _ in asked])
         new, touched = list[_Found](), list[_Found]()
         for entry, outcome in asked:
             version = known.get(entry.path)
@@ -344,7 +344,7 @@ class Lane:
         if not same:
             async with self._one_hash:
                 same = await in_background(self.looker.same_content, entry.path, found, known, self._stop)
-        if same and known.gone_at is not None and not await self._services.on_return(known._replace(fingerprint=found)):
+        if same and known.gone_at is not None and not await self._on_return(known._replace(fingerprint=found)):
             same = None
         self._end_comparison(entry)
         if same:
@@ -352,7 +352,7 @@ class Lane:
         elif same is False:
             await self._record([_Found(entry, complete)], self._enqueue)
         else:
-            self._queue(entry, self._services.monotonic() + pause_after(0))
+            self._queue(entry, self._monotonic() + pause_after(0))
 
     def _end_comparison(self, entry: _Entry) -> None:
         """Give this task's place to the next waiting file: it is looked at once more, then compared."""
@@ -362,14 +362,14 @@ class Lane:
         while self._without_task:
             following = self._without_task.popleft()
             if following.due == _NEVER_DUE:  # else an event named it: it was looked at since, or will be
-                self._queue(following, self._services.monotonic())
+                self._queue(following, self._monotonic())
                 return
 
     # --- the ledger -----------------------------------------------------------------------------
     async def _refingerprint(self, found: Sequence[_Found]) -> None:
         """Record the fingerprints of files whose content is that of their versions."""
         prints = [(each.file_id, each.complete.history.fingerprint) for each in found]
-        await self._services.ledger.refingerprint(prints)
+        await self._ledger.refingerprint(prints)
 
     async def _enqueue(self, found: Sequence[_Found]) -> None:
         """Record new versions."""
@@ -380,7 +380,7 @@ class Lane:
             versions.append(version)
             if complete.content:
                 contents[version.file_id] = complete.content
-        await self._services.record(versions, contents)
+        await self._record_new(versions, contents)
 
     async def _record(self, found: Sequence[_Found], write: Callable[[Sequence[_Found]], Awaitable[None]]) -> None:
         """Write all in one commit and forget them; if one can't be written any more, each alone: that one waits."""

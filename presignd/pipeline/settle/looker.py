@@ -45,8 +45,7 @@ class Looker:
     """Looks at the files of one watch, and decides by the watch's rules whether they are complete.
 
     ``unfinished`` holds the watch's unfinished downloads. ``markers`` are those by which the watch's folders were
-    linked as a whole; None if each file is linked on its own. The clocks return seconds (monotonic) and nanoseconds
-    since the epoch.
+    linked as a whole; None if each file is linked on its own.
     """
 
     def __init__(
@@ -58,15 +57,12 @@ class Looker:
         unfinished: Unfinished,
         algorithms: Algorithms,
         markers: WatchMarkers | None = None,
-        monotonic: Callable[[], float] = time.monotonic,
-        time_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._watch, self._marker = watch.name, watch.ready_marker
         self._rules = Rules(watch.settle, _timestamp_precision(folder.fd))
         self._folder = folder
         self._leases = check.mode == "lease"
         self._unfinished, self._algorithms, self._markers = unfinished, algorithms, markers
-        self._monotonic, self._time_ns = monotonic, time_ns
 
     @property
     def inline_limit(self) -> int:
@@ -79,7 +75,7 @@ class Looker:
 
     def _look(self, path: bytes, before: History | None, read: Read) -> tuple[Look, Outcome]:
         beat()
-        begun = self._time_ns(), self._monotonic()
+        begun = time.time_ns(), time.monotonic()
         try:
             fd = self._folder.open(path)
             try:

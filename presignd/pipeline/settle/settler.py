@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING
 
 from presignd.model import Candidate, Fingerprint, Listed, Source, State
 from presignd.pipeline.intake import Intake
-from presignd.pipeline.settle.lane import Lane, Record, Services, SettlingPath
+from presignd.pipeline.settle.lane import Lane, OnReturn, Record, SettlingPath
 from presignd.pipeline.settle.looker import Algorithms, Looker
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
     from datetime import datetime
 
     from presignd.config import WatchConfig
     from presignd.ledger import Ledger
-    from presignd.model import FileVersion
     from presignd.pipeline.files.folder import Folder
     from presignd.pipeline.files.ignore import Unfinished
     from presignd.pipeline.files.lease import WriterCheck
@@ -44,10 +43,10 @@ class Settler:
         host: str,
         *,
         markers: Markers,
-        on_return: Callable[[FileVersion], Awaitable[bool]],
+        on_return: OnReturn,
         algorithms: Algorithms,
     ) -> None:
-        self._services = Services(ledger, record, on_return)
+        self._ledger, self._record, self._on_return = ledger, record, on_return
         self._host, self._markers, self._algorithms = host, markers, algorithms
         self._lanes: dict[str, Lane] = {}
         self._tasks: asyncio.TaskGroup | None = None
@@ -70,7 +69,8 @@ class Settler:
         if (lane := self._lanes.get(watch.name)) is not None:
             lane.looker = looker
         else:
-            self.add_lane(Lane(watch, looker, Intake([watch], self._host), self._services))
+            intake = Intake([watch], self._host)
+            self.add_lane(Lane(watch, looker, intake, self._ledger, record=self._record, on_return=self._on_return))
 
     def add_lane(self, lane: Lane) -> None:
         """Run a lane that the caller made."""
@@ -115,7 +115,7 @@ class Settler:
         (``existing = "ignore"`` at the very first start).
         """
         lane = self._lanes[watch]
-        fresh = await self._services.ledger.differing(watch, listed)
+        fresh = await self._ledger.differing(watch, listed)
         if ignore_before is not None:
             fresh = await self._ignore_old(lane, fresh, int(ignore_before.timestamp() * 1e9))
         for path, *_ in fresh:
@@ -124,7 +124,7 @@ class Settler:
 
     async def _ignore_old(self, lane: Lane, fresh: Sequence[Listed], before_ns: int) -> list[Listed]:
         """Record unknown files with a ctime before ``before_ns`` as ignored; return the others."""
-        known = await self._services.ledger.known(lane.watch, [path for path, *_ in fresh])
+        known = await self._ledger.known(lane.watch, [path for path, *_ in fresh])
         old, young = list[Listed](), list[Listed]()
         for each in fresh:
             path, *_, ctime_ns = each
@@ -135,7 +135,7 @@ class Settler:
                 for path, *seen in old[start : start + IGNORED_AT_ONCE]
             )
             # Without a key: a file that is never sent reserves none.
-            await self._services.ledger.enqueue(
+            await self._ledger.enqueue(
                 [each._replace(state=State.IGNORED, key=None, error_code="", error="") for each in versions]
             )
         return young

@@ -31,7 +31,7 @@ from presignd.pipeline.settle.decide import (
     Rules,
     decide,
 )
-from presignd.pipeline.settle.lane import COMPARING, ROOM, Lane, Services
+from presignd.pipeline.settle.lane import COMPARING, ROOM, Lane
 from presignd.pipeline.settle.looker import Algorithms, Looker
 from presignd.pipeline.settle.settler import Settler
 from presignd.pipeline.stage import TURN
@@ -202,8 +202,15 @@ class Bench:
         self.returned: list[FileVersion] = []
         self.is_back = True
         self.files = Files(self.clock, Rules(watch.settle), self.algorithms)
-        services = Services(ledger, self.record, self.is_there, self.clock.monotonic, self.clock.time_ns)
-        self.lane = Lane(watch, self.files, Numbered([watch], "host"), services)
+        self.lane = Lane(
+            watch,
+            self.files,
+            Numbered([watch], "host"),
+            ledger,
+            record=self.record,
+            on_return=self.is_there,
+            monotonic=self.clock.monotonic,
+        )
         self.settler = self.new_settler()
         self.settler.add_lane(self.lane)
 
