@@ -138,9 +138,7 @@ class Lane:
         self._queues: tuple[list[tuple[float, int, _Entry]], ...] = ([], [], [])
         self._order = itertools.count()
         self._wake = asyncio.Event()
-        self._has_room = asyncio.Event()
-        self._has_room.set()
-        self._backlog = 0
+        self._backlog, self._backlog_shrank = 0, asyncio.Event()
         self._comparing = 0
         self._without_task: deque[_Entry] = deque()
         self._retries = Counter[str]()
@@ -164,7 +162,7 @@ class Lane:
         entry = self._entries.get(path)
         if entry is None:
             entry = self._entries[path] = _Entry(path, source, time.time_ns())
-            self._grow_backlog(1)
+            self._backlog += 1
             self._queue(entry, now)
             return
         better = _PRIORITIES[source] < _PRIORITIES[entry.source]
@@ -179,14 +177,9 @@ class Lane:
     async def wait_for_room(self) -> None:
         """Return once there is room for more of a scan."""
         with resting():  # the lane's own heartbeat shows whether it makes progress
-            await self._has_room.wait()
-
-    def _grow_backlog(self, change: int) -> None:
-        self._backlog += change
-        if self._backlog >= ROOM:
-            self._has_room.clear()
-        else:
-            self._has_room.set()
+            while self._backlog >= ROOM:
+                self._backlog_shrank.clear()
+                await self._backlog_shrank.wait()
 
     def _queue(self, entry: _Entry, due: float) -> None:
         entry.due = due
@@ -266,7 +259,7 @@ class Lane:
                 self._wait(entry, outcome)
             else:
                 asked.append((entry, outcome))
-        self._grow_backlog(0)
+        self._backlog_shrank.set()
         if asked:
             await self._compare_with_ledger(asked, tasks)
         return True
@@ -329,7 +322,7 @@ class Lane:
         """Compare a file with a version in a task; if there are too many tasks, wait for one to end."""
         entry.history, entry.why = complete.history, "it is compared with the version before it"
         entry.in_backlog = True
-        self._grow_backlog(1)
+        self._backlog += 1
         if self._comparing < COMPARING:
             self._comparing += 1
             complete = complete._replace(content=None)  # many may wait
@@ -358,7 +351,8 @@ class Lane:
         """Give this task's place to the next waiting file: it is looked at once more, then compared."""
         self._comparing -= 1
         entry.in_backlog = False
-        self._grow_backlog(-1)
+        self._backlog -= 1
+        self._backlog_shrank.set()
         while self._without_task:
             following = self._without_task.popleft()
             if following.due == _NEVER_DUE:  # else an event named it: it was looked at since, or will be
