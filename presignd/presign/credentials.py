@@ -84,15 +84,16 @@ class CredentialSource:
 
     async def get(self) -> Credentials:
         """Return credentials that are valid now; raise ``no_credentials`` if there are none."""
-        if not self._is_fresh():
+        if not self._is_fresh(now := self._clock()):
             async with holding(self._lock):
-                if not self._is_fresh():
+                if not self._is_fresh(self._clock()):
                     await self._renew()
-        return self._valid()
+            now = self._clock()
+        return self._valid(now)
 
-    def _is_fresh(self) -> bool:
+    def _is_fresh(self, now: datetime) -> bool:
         """Return whether the credentials need no lookup. After the clock was set back they do."""
-        return self._asked_at <= self._clock() < self._fresh_until
+        return self._asked_at <= now < self._fresh_until
 
     def renew_now(self) -> None:
         """Look for newer credentials next time: the store called these expired (``expired_credentials``)."""
@@ -120,9 +121,9 @@ class CredentialSource:
         self._problem = problem
         self._fresh_until = self._clock() + RETRY_AFTER
 
-    def _valid(self) -> Credentials:
+    def _valid(self, now: datetime) -> Credentials:
         held = self._held
-        if held is not None and (held.expires_at is None or self._clock() < held.expires_at):
+        if held is not None and (held.expires_at is None or now < held.expires_at):
             return held
         detail = self._problem.detail if self._problem else "those found have ended"
         raise fault("no_credentials", detail)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 from presignd.config import PresignConfig
 from presignd.errors import Fault, fault
@@ -70,7 +71,10 @@ class LocalPresigner:
     async def grant(self, requests: Sequence[GrantRequest]) -> list[Grant | Exception]:
         """Sign ``requests``; raise ``PresignerFault`` if there are no credentials."""
         credentials = await self.credentials.get()
-        regions = {bucket: await self._region(bucket) for bucket in {each.bucket for each in requests}}
+        regions = dict[str, str | Fault]()
+        for each in requests:
+            if each.bucket not in regions:
+                regions[each.bucket] = await self._region(each.bucket)
         now = self._clock()
         answers = [self._answer(each, credentials, regions[each.bucket], now) for each in requests]
         count(requests, answers)
@@ -257,11 +261,16 @@ def bound_headers(request: GrantRequest) -> dict[str, str]:
     """
     headers: dict[str, str] = {}
     if request.size is not None:
-        headers["Content-Length"] = _length(request.size)
+        if request.size < 0:
+            raise fault("grant_refused", "the size is negative")
+        headers["Content-Length"] = str(request.size)
     if request.content_type:
         headers["Content-Type"] = _value("content_type", request.content_type)
     if request.checksum:
-        name, value = _checksum(request.checksum)
+        try:
+            name, value = header_of(request.checksum)
+        except ValueError as problem:
+            raise fault("grant_refused", str(problem)) from None
         headers[name] = value
     if request.checksum_algorithm or request.checksum_type or request.checksum_mode:
         headers |= _checksum_headers(request)
@@ -284,24 +293,11 @@ def _with_own(headers: dict[str, str], own: Mapping[str, str]) -> dict[str, str]
     return headers
 
 
+@lru_cache(maxsize=256)  # content types and the headers of watches are few
 def _value(what: str, value: str) -> str:
     if not _HEADER_VALUE.fullmatch(value):
         raise fault("grant_refused", f"{what} holds a control character")
     return value.strip()
-
-
-def _length(size: int) -> str:
-    if size < 0:
-        raise fault("grant_refused", "the size is negative")
-    return str(size)
-
-
-def _checksum(checksum: str) -> tuple[str, str]:
-    """Return the header by which the store checks the body."""
-    try:
-        return header_of(checksum)
-    except ValueError as problem:
-        raise fault("grant_refused", str(problem)) from None
 
 
 def _checksum_headers(request: GrantRequest) -> dict[str, str]:

@@ -16,7 +16,7 @@ from aiohttp.connector import AddrInfoType
 
 import presignd
 from presignd.config import PresignConfig, UploadConfig
-from presignd.connection import connection_fault, proxy_for, read_at_most
+from presignd.connection import HttpResponse, connection_fault, proxy_for, read_at_most
 from presignd.presign import Grant
 from presignd.redaction.echoes import Secrets
 from presignd.s3.responses import Response
@@ -69,9 +69,9 @@ class Exchange:
     ) -> Response:
         """Send one granted request and return its response, whatever its status; raise a ``Fault`` for none."""
         file: FileBody | None = None
+        data: bytes | payload.Payload | None
         try:
             with Progress(self._deadlines, timeout or self._timeout, on_sent) as progress:
-                data: bytes | payload.Payload | None
                 if isinstance(body, Slice):
                     data = file = FileBody(body, rate=self._rate, on_sent=progress, chunk=self._chunk, file=file_of)
                 elif body and len(body) > PIECE:
@@ -80,30 +80,28 @@ class Exchange:
                     data = body
                 if self._rate.limited:
                     await self._rate.take(_head_size(grant), file_of)
-                return await self._exchange(grant, data, progress, into)
+                async with self._session.request(grant.method, grant.url, grant.headers, data) as response:
+                    return await self._received(grant, response, progress, into)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as problem:
             raise (file.fault if file and file.fault else connection_fault(problem)) from None
 
-    async def _exchange(
+    async def _received(
         self,
         grant: Grant,
-        data: bytes | payload.Payload | None,
+        response: HttpResponse,
         progress: Progress,
         into: Callable[[bytes], Awaitable[None]] | None,
     ) -> Response:
-        async with self._session.request(grant.method, grant.url, grant.headers, data) as response:
-            progress.answered()
-            if into and response.status in (200, 206):
-                kept = b""
-                async for piece in response.content.iter_any():
-                    await into(piece)
-                    progress.received(len(piece))
-            else:
-                kept = await read_at_most(response, KEPT_BODY, progress.answered)
-            headers = {
-                lower: value for name, value in response.headers.items() if (lower := name.lower()) not in UNREAD
-            }
-            return Response(response.status, *self._secrets.of(grant.url, grant.headers).redacted(headers, kept))
+        progress.answered()
+        kept = b""
+        if into and response.status in (200, 206):
+            async for piece in response.content.iter_any():
+                await into(piece)
+                progress.received(len(piece))
+        elif not response.content.at_eof():
+            kept = await read_at_most(response, KEPT_BODY, progress.answered)
+        headers = {lower: value for name, value in response.headers.items() if (lower := name.lower()) not in UNREAD}
+        return Response(response.status, *self._secrets.of(grant.url, grant.headers).redacted(headers, kept))
 
     async def close(self) -> None:
         """Close every connection."""

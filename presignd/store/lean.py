@@ -12,7 +12,8 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import NamedTuple, Self
+from functools import lru_cache
+from typing import NamedTuple, Self, TypeAlias
 
 import aiohttp
 from aiohttp import hdrs, payload
@@ -33,12 +34,26 @@ _IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 _WITHOUT_BODY = frozenset({"GET", "HEAD"})
 
 
+_Headers: TypeAlias = tuple[tuple[str, str], ...]
+
+
 class _Origin(NamedTuple):
     """What all requests to one origin share; the connector takes host, port and TLS from ``request``."""
 
     proxy: str | None
     request: aiohttp.ClientRequest
-    lines: Mapping[str, str]
+    headers: _Headers
+
+
+class _Form(NamedTuple):
+    """The header lines of requests with the same names, to be filled with the values of their own.
+
+    ``line_ends`` are the characters CR and LF in such a head, ``length`` is the name of its Content-Length, or "".
+    """
+
+    lines: str
+    line_ends: int
+    length: str
 
 
 class LeanSession:
@@ -64,7 +79,7 @@ class LeanSession:
         origin = self._origin(plain[0] if plain else str(URL(url, encoded=True).origin()))
         if plain and not origin.proxy and not isinstance(body, payload.Payload):
             body = body or b""
-            head = _head(method, url[plain.end() :], origin.lines, headers, len(body))
+            head = _head(method, url[plain.end() :], origin.headers, headers, len(body))
             return _LeanRequest(self._connector, self._session.timeout, origin.request, method, head + body)
         return self._session.request(
             method,
@@ -82,8 +97,7 @@ class LeanSession:
             request = aiohttp.ClientRequest(
                 hdrs.METH_GET, URL(origin, encoded=True), headers=self._session.headers, loop=asyncio.get_running_loop()
             )
-            lines = {name.lower(): f"{name}: {value}" for name, value in request.headers.items()}
-            self._origins[origin] = _Origin(self._proxy_for(origin), request, lines)
+            self._origins[origin] = _Origin(self._proxy_for(origin), request, tuple(request.headers.items()))
         return self._origins[origin]
 
     async def close(self) -> None:
@@ -91,23 +105,37 @@ class LeanSession:
         await self._session.close()
 
 
-def _head(method: str, target: str, shared: Mapping[str, str], headers: Mapping[str, str], size: int) -> bytes:
-    """Return the head of a request with a body of ``size`` bytes; ``shared`` are header lines by lower-case name.
+def _head(method: str, target: str, shared: _Headers, headers: Mapping[str, str], size: int) -> bytes:
+    """Return the head of a request with a body of ``size`` bytes; ``shared`` are headers of all requests.
 
     Raises ``ValueError`` if the store could read other requests or headers in it.
     """
-    lines = {"": f"{method} {target} HTTP/1.1", **shared}
-    for name, value in headers.items():
-        lines[name.lower()] = f"{name}: {value}"
+    form = _form(shared, tuple(headers))
+    lines = form.lines % tuple(headers.values())
+    line_ends = form.line_ends
     if size or method not in _WITHOUT_BODY:
-        length = lines.setdefault("content-length", f"Content-Length: {size}")
-        if not length.endswith(f" {size}"):
+        if not form.length:
+            lines, line_ends = f"Content-Length: {size}\r\n{lines}", line_ends + 2
+        elif headers[form.length] != str(size):
             raise ValueError("Content-Length is not the body's length")
-    head = "\r\n".join([*lines.values(), "\r\n"]).encode()
-    line_ends = 2 * (len(lines) + 1)
+    head = f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode()
     if " " in target or "#" in target or len(head.translate(None, _CONTROL)) != len(head) - line_ends:
         raise ValueError("a character that can't be in a request's target or in a header")
     return head
+
+
+@lru_cache(maxsize=64)
+def _form(shared: _Headers, names: tuple[str, ...]) -> _Form:
+    own = {name.lower(): name for name in names}
+    if len(own) != len(names):
+        raise ValueError("a header is given twice")
+    lines = [f"{name}: {value}" for name, value in shared if name.lower() not in own]
+    fixed = "".join(f"{line}\r\n" for line in lines).replace("%", "%%")
+    return _Form(
+        fixed + "".join(f"{name.replace('%', '%%')}: %s\r\n" for name in names),
+        2 * (len(lines) + len(names) + 2),
+        own.get("content-length", ""),
+    )
 
 
 class _LeanRequest:
