@@ -74,7 +74,10 @@ class LocalPresigner:
         regions = dict[str, str | Fault]()
         for each in requests:
             if each.bucket not in regions:
-                regions[each.bucket] = await self._region(each.bucket)
+                try:
+                    regions[each.bucket] = await self._region_of(each.bucket) if each.bucket else ""
+                except Fault as problem:
+                    regions[each.bucket] = problem
         now = self._clock()
         answers = [self._answer(each, credentials, regions[each.bucket], now) for each in requests]
         count(requests, answers)
@@ -122,12 +125,6 @@ class LocalPresigner:
         endpoint = self._config.public_endpoint or self._config.endpoint
         url = target(endpoint, bucket, "", choose_addressing(self._config.addressing, endpoint, bucket))
         return "/".join(url.split("/", 3)[:3])
-
-    async def _region(self, bucket: str) -> str | Fault:
-        try:
-            return await self._region_of(bucket) if bucket else ""
-        except Fault as problem:
-            return problem
 
     def _answer(
         self, request: GrantRequest, credentials: Credentials, region: str | Fault, now: datetime
