@@ -120,7 +120,7 @@ class InEffect:
 
     async def grant(self, requests: Sequence[GrantRequest]) -> Sequence[Grant | Exception]:
         """Sign link requests with the presigner in effect, without version ids that its store can't read."""
-        return await self.grant_as_asked([await self.work.with_readable_version(each) for each in requests])
+        return await self.grant_as_asked(await self.work.with_readable_versions(requests))
 
     async def grant_as_asked(self, requests: Sequence[GrantRequest]) -> Sequence[Grant | Exception]:
         """Sign link requests with the presigner in effect."""
@@ -140,7 +140,7 @@ class InEffect:
     async def make_links(self, requests: Sequence[StableRequest]) -> Sequence[StableLink | Fault]:
         """Make stable links with the presigner in effect, each without a version that its store can't read by id."""
         links = self.stable_links()
-        return await links.make([await self.work.with_readable_version(each) for each in requests])
+        return await links.make(await self.work.with_readable_versions(requests))
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,10 +394,11 @@ class Work:
     def _wake(self) -> None:
         self.dispatcher.wake()
 
-    async def with_readable_version(self, link: R) -> R:
-        """Return a link's request, without the object's version id if versions can't be read by their id."""
-        if not link.version_id:
-            return link
+    async def with_readable_versions(self, links: Sequence[R]) -> list[R]:
+        """Return links' requests, without the object's version id where versions can't be read by their id."""
+        return [await self._with_readable_version(link) if link.version_id else link for link in links]
+
+    async def _with_readable_version(self, link: R) -> R:
         bucket = next((each for each in self.buckets.values() if each.watch.bucket == link.bucket), None)
         if bucket and await bucket.reads_versions(link.key, link.version_id):
             return link
