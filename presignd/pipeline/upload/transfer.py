@@ -94,13 +94,13 @@ class Transfer:
     async def _send(self) -> Receipt:
         in_parts = self._version.size > self._upload.multipart_threshold or self._stream is not None
         self._support = await self._bucket.support(in_parts=in_parts)
-        self._content = content = await self._make_content()
+        prepared = self._item.prepared
+        self._content = content = await self._open_content() if prepared is None else self._whole(prepared)
         require_settled(content.fingerprint, self._version)
         if self._version.key is None:
             await self._reserve_key()
         stored, adopted = await self._store()
-        was_read_ahead = self._item.prepared is not None
-        is_final = was_read_ahead or self._stream is not None
+        is_final = prepared is not None or self._stream is not None
         fingerprint = content.fingerprint if is_final else await self._require_unchanged()
         self._item.version = self._version
         return Receipt(
@@ -110,41 +110,30 @@ class Transfer:
             stored.etag,
             stored.version_id,
             adopted=adopted,
-            compared=not was_read_ahead,
+            compared=prepared is None,
         )
 
     # --- hash -----------------------------------------------------------------------------------
     def _whole(self, prepared: Prepared) -> Whole:
+        for algorithm in self._support.algorithms - prepared.checksums.keys():  # the bucket was probed anew since
+            prepared.checksums[algorithm] = prepared.checksum_like(f"{algorithm}:", self._version.size, 0)
         on_sent = partial(_report, self._item, self._put)
-        algorithm = self._support.checksum
-        return Whole(self._bucket, self._ledger, self._slots, algorithm, prepared=prepared, on_sent=on_sent)
+        return Whole(
+            self._bucket, self._ledger, self._slots, self._support.checksum, prepared=prepared, on_sent=on_sent
+        )
 
-    async def _make_content(self) -> Content:
-        """Return the content to send: hashed now if it is one PUT; parts are hashed when they are sent."""
-        upload, size, prepared = self._upload, self._version.size, self._item.prepared
-        if prepared is not None:
-            for algorithm in self._support.algorithms - prepared.checksums.keys():  # the bucket was probed anew since
-                prepared.checksums[algorithm] = prepared.checksum_like(f"{algorithm}:", size, 0)
-            return self._whole(prepared)
+    async def _open_content(self) -> Content:
+        """Return the content of the open file: hashed now if it is one PUT; parts are hashed when they are sent."""
+        upload, size, shared = self._upload, self._version.size, (self._bucket, self._ledger, self._slots)
         on_sent = partial(_report, self._item, self._put)
         if self._stream:
-            return Streamed(
-                self._bucket,
-                self._ledger,
-                self._slots,
-                upload,
-                stream=self._stream,
-                version=self._version,
-                on_sent=on_sent,
-            )
+            return Streamed(*shared, upload, stream=self._stream, version=self._version, on_sent=on_sent)
         if size <= upload.multipart_threshold:
             return self._whole(await self._prepare(size, algorithms_for(self._version, self._watch, self._support)))
         by_hash = _is_named_by_hash(self._version, self._watch)
         named = await in_background(checksum_like, self._fd, "sha256:", size) if by_hash else ""
         return InParts(
-            self._bucket,
-            self._ledger,
-            self._slots,
+            *shared,
             upload,
             fd=self._fd,
             sha256=named.removeprefix("sha256:"),
@@ -208,10 +197,12 @@ class Transfer:
 
     async def _decide(self, *, head: bool) -> Decision:
         """Decide what to do under the key; send a HEAD first if ``head`` or ``needs_head`` requires it."""
-        policy, previous = self._watch.collision, self._previous
-        if not head and not await self._needs_head(previous):
-            return collision.decide_unseen(previous, policy)
-        support = self._support
+        policy, previous, support, content = self._watch.collision, self._previous, self._support, self._content
+        # The content of a large file isn't hashed yet, so its key is always looked at.
+        if not head and content.checksum:
+            same = previous is not None and await _is_content_of(previous, content)
+            if not collision.needs_head(self._version, previous, support, same_content=same):
+                return collision.decide_unseen(previous, policy)
         found = await self._bucket.find(
             self._key, denied_is_absent=support.if_none_match, with_checksums=support.proven
         )
@@ -220,16 +211,6 @@ class Transfer:
         if decision.action is Action.REFUSE:
             raise fault("exists", self._key)
         return decision
-
-    async def _needs_head(self, previous: FileVersion | None) -> bool:
-        """Return whether to HEAD the key first: always for a large file, whose content isn't hashed yet."""
-        content = self._content
-        if not content.checksum:
-            return True
-        same = False
-        if previous is not None and previous.checksum and previous.size == content.size:
-            same = await content.checksum_like(previous.checksum, previous.part_size) == previous.checksum
-        return collision.needs_head(self._version, previous, self._support, same_content=same)
 
     async def _identify(self, found: StoredObject) -> Occupant:
         # The intent of this attempt can't identify an object that was there before: another's object of the same CRC
@@ -270,6 +251,13 @@ class Transfer:
         with suppress(Gone, NotRegular):
             if Fingerprint.of(self._folder.stat(self._version.path)) != now:
                 raise fault("changed_while_uploading", "another file took its place")
+
+
+async def _is_content_of(previous: FileVersion, content: Content) -> bool:
+    """Return whether a content is known to be that of an earlier version."""
+    if not previous.checksum or previous.size != content.size:
+        return False
+    return await content.checksum_like(previous.checksum, previous.part_size) == previous.checksum
 
 
 def open_to_send(folder: Folder, version: FileVersion, put: PutRequest | None) -> int:
