@@ -33,7 +33,7 @@ class Slice(NamedTuple):
 class StoreClient:
     """The HTTP client for one store: TLS, proxy, timeouts and connections.
 
-    ``clock_offset`` is the store's clock minus ours in seconds, by the Date of the last response (whole seconds).
+    ``clock_offset`` is the store's clock minus ours in seconds, by the last Date that was new (whole seconds).
     Raises ``UsageError`` for unusable TLS files.
     """
 
@@ -50,6 +50,7 @@ class StoreClient:
         self._clock = clock
         self._tls = tls_context(presign) if presign.endpoint.startswith("https:") or presign.public_endpoint else None
         self._opened: Exchange | None = None
+        self._date = ""
         self.clock_offset: float | None = None
 
     @property
@@ -77,8 +78,9 @@ class StoreClient:
         """
         exchange = self._opened or self._open()
         response = await exchange.send(grant, body, on_sent=on_sent, timeout=timeout, file_of=file_of, into=into)
-        if (date := response.date) is not None:
-            self.clock_offset = (date - self._clock()).total_seconds()
+        said = response.headers.get("date", "")
+        if said != self._date and (date := response.date) is not None:  # all responses of a second have the same
+            self._date, self.clock_offset = said, (date - self._clock()).total_seconds()
         if response.status // 100 == 2 or response.status in accept:  # noqa: PLR2004 - 2xx
             return response
         raise fault_of(response, expires_at=grant.expires_at, now=self._clock(), clock_offset=self.clock_offset)
