@@ -39,10 +39,12 @@ _TEXT = re.compile(r">([^<]+)<")
 class Secrets:
     """The secrets sent to one store: those of the current request, and the last ``ROOM`` signatures.
 
-    A store may repeat a PUT's signature as the object's ETag in its answer to the next HEAD.
+    A store may repeat a PUT's signature as the object's ETag in its answer to the next HEAD, or in that to another
+    request which it has at the same time. So ``of`` is called before a request is sent.
     """
 
     def __init__(self) -> None:
+        self._clean: Mapping[str, str] = {}
         self._older: OrderedDict[str, None] = OrderedDict()
 
     def of(self, url: str, headers: Mapping[str, str]) -> Echoes:
@@ -54,6 +56,17 @@ class Secrets:
         signature = unquote(signature)
         self._remember(signature)
         return Echoes((*long_enough([signature, *keys]), *tokens), access_keys, self._older.keys())
+
+    def redacted(self, echoes: Echoes, headers: Mapping[str, str], body: bytes) -> tuple[Mapping[str, str], bytes]:
+        """Return an answer without the secrets that ``of`` found, as ``Echoes.redacted`` does.
+
+        A header that is as in the last answer was searched with that: the store did not know a later secret then.
+        """
+        fresh = [value for name, value in headers.items() if self._clean.get(name) != value]
+        if echoes.are_in("\n".join((*fresh, body.decode("latin-1")))):
+            return echoes.redacted(headers, body)
+        self._clean = headers
+        return headers, body
 
     def _remember(self, signature: str) -> None:
         older = self._older

@@ -70,6 +70,7 @@ class Exchange:
         """Send one granted request and return its response, whatever its status; raise a ``Fault`` for none."""
         file: FileBody | None = None
         data: bytes | payload.Payload | None
+        echoes = self._secrets.of(grant.url, grant.headers)
         try:
             with Progress(self._deadlines, timeout or self._timeout, on_sent) as progress:
                 if isinstance(body, Slice):
@@ -81,27 +82,27 @@ class Exchange:
                 if self._rate.limited:
                     await self._rate.take(_head_size(grant), file_of)
                 async with self._session.request(grant.method, grant.url, grant.headers, data) as response:
-                    return await self._received(grant, response, progress, into)
+                    kept = b"" if response.content.at_eof() else await self._body(response, progress, into)
+                    headers = {
+                        lower: value
+                        for name, value in response.headers.items()
+                        if (lower := name.lower()) not in UNREAD
+                    }
+                    return Response(response.status, *self._secrets.redacted(echoes, headers, kept))
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as problem:
             raise (file.fault if file and file.fault else connection_fault(problem)) from None
 
-    async def _received(
-        self,
-        grant: Grant,
-        response: HttpResponse,
-        progress: Progress,
-        into: Callable[[bytes], Awaitable[None]] | None,
-    ) -> Response:
+    async def _body(
+        self, response: HttpResponse, progress: Progress, into: Callable[[bytes], Awaitable[None]] | None
+    ) -> bytes:
+        """Read a response's body; return the part that is kept."""
         progress.answered()
-        kept = b""
-        if into and response.status in (200, 206):
-            async for piece in response.content.iter_any():
-                await into(piece)
-                progress.received(len(piece))
-        elif not response.content.at_eof():
-            kept = await read_at_most(response, KEPT_BODY, progress.answered)
-        headers = {lower: value for name, value in response.headers.items() if (lower := name.lower()) not in UNREAD}
-        return Response(response.status, *self._secrets.of(grant.url, grant.headers).redacted(headers, kept))
+        if not into or response.status not in (200, 206):
+            return await read_at_most(response, KEPT_BODY, progress.answered)
+        async for piece in response.content.iter_any():
+            await into(piece)
+            progress.received(len(piece))
+        return b""
 
     async def close(self) -> None:
         """Close every connection."""

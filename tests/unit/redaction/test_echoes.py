@@ -108,6 +108,24 @@ def test_the_signature_of_an_earlier_request_is_known_for_a_while() -> None:
     assert not last.are_in(SIGNATURE), "memory has a bound"
 
 
+def test_the_signature_of_a_request_that_is_on_its_way_is_known_too() -> None:
+    """A hostile store says in one answer what it was sent with another request at the same time."""
+    secrets = Secrets()
+    first, second = secrets.of("http://h/?X-Amz-Signature=" + "0123456789abcdef" * 4, {}), secrets.of(URL, {})
+    assert secrets.redacted(second, {"etag": '"honest"'}, b"") == ({"etag": '"honest"'}, b"")
+    assert secrets.redacted(first, {"etag": f'"{SIGNATURE}"'}, b"") == ({"etag": "REDACTED"}, b"")
+
+
+def test_a_header_is_searched_whenever_it_differs_from_that_of_the_last_answer() -> None:
+    secrets = Secrets()
+    echoes = secrets.of(URL, {})
+    for said in ("one", "two", SIGNATURE, SIGNATURE, "two", SIGNATURE):
+        kept, _ = secrets.redacted(echoes, {"etag": said, "server": "s"}, b"")
+        assert kept == {"etag": "REDACTED" if said == SIGNATURE else said, "server": "s"}
+    _, body = secrets.redacted(echoes, {"etag": "two", "server": "s"}, SIGNATURE.encode())
+    assert body == b""
+
+
 def looked_through(text: str) -> bool:
     """Look for each piece of each secret in each form, without any of the short cuts."""
     plain = text
