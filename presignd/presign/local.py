@@ -78,7 +78,7 @@ class LocalPresigner:
                     regions[each.bucket] = await self._region_of(each.bucket) if each.bucket else ""
                 except Fault as problem:
                     regions[each.bucket] = problem
-        now = self._clock()
+        now = self._clock().replace(microsecond=0)  # so that a list's requests share one date
         answers = [self._answer(each, credentials, regions[each.bucket], now) for each in requests]
         count(requests, answers)
         return answers
@@ -151,7 +151,9 @@ class LocalPresigner:
         headers: Mapping[str, str],
         query: Mapping[str, str],
     ) -> Grant:
-        date = (request.date or now).replace(microsecond=0)
+        date = request.date or now
+        if date.microsecond:
+            date = date.replace(microsecond=0)
         expires = real_lifetime(request.expires, date, credentials.expires_at)
         endpoint = self._config.endpoint
         if request.public and self._config.public_endpoint:

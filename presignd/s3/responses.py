@@ -182,9 +182,14 @@ class Response:
         """The object's own checksums, as ``sha256:<hex>``, or of parts ``sha256:<hex>-N`` (S3 API, HeadObject)."""
         found = list[str]()
         for name, value in self.headers.items():
-            if name.startswith(_CHECKSUM) and name != _CHECKSUM_TYPE and (digits := _in_hex(value)):
+            if name.startswith(_CHECKSUM) and (digits := _in_hex(value)):
                 found.append(f"{name.removeprefix(_CHECKSUM)}:{digits}")
         return tuple(sorted(found))
+
+    def checksum(self, algorithm: str) -> tuple[str, ...]:
+        """Return the object's own checksum by one algorithm, as in ``checksums``; () if it is missing."""
+        digits = _in_hex(self.headers.get(_CHECKSUM + algorithm, ""))
+        return (f"{algorithm}:{digits}",) if digits else ()
 
     def checksum_in_body(self, algorithm: str) -> str:
         """Return the checksum of the whole object in the XML that answers a Complete; "" for none."""
@@ -217,7 +222,7 @@ def _read_date(value: str) -> datetime | None:
     return found if found.year in _YEARS else None
 
 
-_CHECKSUM, _CHECKSUM_TYPE = "x-amz-checksum-", "x-amz-checksum-type"
+_CHECKSUM = "x-amz-checksum-"
 
 
 def _in_hex(value: str) -> str:

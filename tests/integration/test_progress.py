@@ -13,7 +13,7 @@ FOREVER = 60.0
 
 
 @pytest.fixture
-def deadlines() -> Deadlines:
+async def deadlines() -> Deadlines:
     return Deadlines()
 
 

@@ -237,7 +237,7 @@ class InParts:
         if self._algorithm == "md5":
             proves_upload(response, digest, md5_etags=self._part_etags_are_md5)
             return response.etag or digest
-        confirms(f"{self._algorithm}:{digest}", response.checksums)
+        confirms(f"{self._algorithm}:{digest}", response.checksum(self._algorithm))
         return response.etag
 
     async def _find_sent_part(self, version: FileVersion, piece: PartRange, digest: str) -> Part:

@@ -151,7 +151,7 @@ class Whole:
         if not support.proven:
             md5 = self._prepared.checksums["md5"].removeprefix("md5:")
             return proves_upload(response, md5, md5_etags=support.md5_etags) and support.proves
-        return confirms(self.checksum, response.checksums) and bool(response.etag)
+        return confirms(self.checksum, response.checksum(algorithm_of(self.checksum))) and bool(response.etag)
 
     def is_unchanged(self) -> bool:
         """Hash the file again, and compare."""
