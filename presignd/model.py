@@ -61,18 +61,6 @@ Listed = tuple[bytes, int, int, int, int]
 """A file as a scan lists it: its path and the fields of its ``Fingerprint``. A tuple, as there may be a million."""
 
 
-class Candidate(NamedTuple):
-    """A path that may hold something new: a hint, never a fact. ``path`` is below the watch's root.
-
-    ``closed``: a writer just closed it, or it was moved in, so it may be complete now.
-    """
-
-    watch: str
-    path: bytes
-    source: Source
-    closed: bool = False
-
-
 class NewVersion(NamedTuple):
     """A settled file, ready to be recorded.
 

@@ -19,7 +19,7 @@ from presignd.control.links import LinkRequests
 from presignd.errors import UsageError
 from presignd.inbox.inboxes import Inboxes, InboxView, inbox_views
 from presignd.ledger import Ledger, Selection
-from presignd.model import Candidate, FileVersion, Link, Source, State
+from presignd.model import FileVersion, Link, State
 from presignd.pipeline.announce import Announcer, shown_path
 from presignd.pipeline.in_effect import InEffect, Work
 from presignd.pipeline.intake import needs_hash
@@ -210,7 +210,7 @@ class View:
     def hint(self, watch: str, path: bytes) -> None:
         """Settle a path now, because a client waits for it, unless its watch ignores it."""
         if not self.ignored(watch, path):
-            self._settler.submit([Candidate(watch, path, Source.EVENT)])
+            self._settler.submit(watch, [path])
 
     def ignored(self, watch: str, path: bytes) -> str:
         """Return why a watch ignores ``path``, in words; "" if it doesn't."""

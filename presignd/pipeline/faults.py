@@ -9,7 +9,7 @@ from datetime import timedelta
 from presignd.config import UploadConfig
 from presignd.errors import ChangedFault, Fault, FileFault, fault
 from presignd.ledger import Ledger
-from presignd.model import Candidate, FileVersion, Source
+from presignd.model import FileVersion
 from presignd.pipeline.announce import Announcer
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.stage import Item
@@ -79,7 +79,7 @@ class UploadFaults:
         announcer: Announcer,
         quarantine: Quarantine,
         breakers: Breakers,
-        submit: Callable[[list[Candidate]], None],
+        submit: Callable[[str, list[bytes]], None],
         leave: Callable[[Item], None],
         backoff: Callable[..., float],
         writer_pause: timedelta,
@@ -121,7 +121,7 @@ class UploadFaults:
 
     async def _settle_again(self, version: FileVersion) -> None:
         self._announcer.done([await self._ledger.apply(version, Event.SUPERSEDE, done_at=utcnow())])
-        self._submit([Candidate(version.watch, version.path, Source.EVENT)])
+        self._submit(version.watch, [version.path])
 
     async def _retry(self, version: FileVersion, problem: Fault) -> None:
         """Retry with backoff, or quarantine after ``upload.attempts`` faults that count."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from presignd.config import Config, UploadConfig, WatchConfig
 from presignd.errors import Fault, fault
 from presignd.ledger import Ledger
-from presignd.model import Candidate, FileVersion, State
+from presignd.model import FileVersion, State
 from presignd.pipeline.announce import Announcer
 from presignd.pipeline.dispatch import Dispatcher
 from presignd.pipeline.faults import WRITER_PAUSE, Quarantine, UploadFaults
@@ -168,7 +168,7 @@ class Shared:
     linker: Linker
     announcer: Announcer
     puts: PutRequests
-    submit: Callable[[Sequence[Candidate]], None]
+    submit: Callable[[str, list[bytes]], None]
     pauses: Pauses
     markers: Markers
     on_store_event: Callable[[str, Mapping[str, Any]], None]

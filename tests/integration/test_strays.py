@@ -8,7 +8,7 @@ from pathlib import Path
 
 from structlog.testing import capture_logs
 
-from presignd.model import Candidate, FileVersion, LinksMark
+from presignd.model import FileVersion, LinksMark
 from presignd.pipeline.watch import leftovers
 from presignd.pipeline.watch.watcher import Pauses
 from presignd.states import Event
@@ -101,8 +101,10 @@ async def test_what_went_meanwhile_is_looked_for_no_more(tmp_path: Path) -> None
     """Its version may be under work for long, or through: nothing is there to be offered."""
     async with watching(tmp_path) as drop:
         version = await linked(drop, "old/a.txt")
-        offered: list[Candidate] = []
-        looked_after = leftovers.Leftovers("drop", drop.folder, drop.ledger, offered.extend, pause=1.0)
+        offered: list[tuple[str, list[bytes]]] = []
+        looked_after = leftovers.Leftovers(
+            "drop", drop.folder, drop.ledger, lambda _, paths: offered.extend(paths), pause=1.0
+        )
         for through in (False, True):
             if through:
                 await drop.ledger.apply(version, Event.FINISH, done_at=NOW)
@@ -113,7 +115,7 @@ async def test_what_went_meanwhile_is_looked_for_no_more(tmp_path: Path) -> None
 
 async def test_a_name_that_nobody_knows_is_told_of_once_however_often_scans_find_it(tmp_path: Path) -> None:
     async with watching(tmp_path) as drop:
-        looked_after = leftovers.Leftovers("drop", drop.folder, drop.ledger, lambda _: None, pause=1.0)
+        looked_after = leftovers.Leftovers("drop", drop.folder, drop.ledger, lambda *_: None, pause=1.0)
         with capture_logs() as told:
             for _ in range(3):
                 looked_after.add([b".presignd-another-one"])

@@ -15,7 +15,7 @@ from presignd.config import WatchConfig
 from presignd.errors import Fault, FileFault
 from presignd.ledger import Ledger
 from presignd.ledger.changes import Change
-from presignd.model import Candidate, FileVersion, Link, Source, State
+from presignd.model import FileVersion, Link, State
 from presignd.pipeline.announce import Announcer
 from presignd.pipeline.faults import Quarantine
 from presignd.pipeline.files.folder import Folder
@@ -64,12 +64,11 @@ class _Job:
         return self.left_out or (self.done is not None and self.done.outcome is FinishOutcome.GONE)
 
     @property
-    def candidates(self) -> list[Candidate]:
-        """The file if it has changed, or was gone, as it may be back without a new event."""
+    def candidate(self) -> bytes | None:
+        """The file's path if it has changed, or was gone, as it may be back without a new event; else None."""
         if not self.is_gone and not (self.done and self.done.changed):
-            return []
-        path = (self.done.path if self.done else b"") or self.version.path
-        return [Candidate(self.version.watch, path, Source.EVENT)]
+            return None
+        return (self.done.path if self.done else b"") or self.version.path
 
 
 class Finisher:
@@ -87,7 +86,7 @@ class Finisher:
         linker: Linker,
         announcer: Announcer,
         quarantine: Quarantine,
-        submit: Callable[[list[Candidate]], None],
+        submit: Callable[[str, list[bytes]], None],
         leave: Callable[[Sequence[Item]], None],
         first_pause: float = FIRST_PAUSE,
     ) -> None:
@@ -234,7 +233,9 @@ class Finisher:
             else:
                 ended.append((job, recorded))
         self._announcer.done([version for _, version in ended])
-        self._submit([candidate for job, _ in ended for candidate in job.candidates])
+        for job, _ in ended:
+            if candidate := job.candidate:
+                self._submit(job.version.watch, [candidate])
         self._forget([job for job, _ in ended])
 
     async def _stop(self, job: _Job, problem: Exception) -> None:

@@ -32,7 +32,8 @@ from presignd.system.threads import in_background, run
 from presignd.telemetry.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from presignd.config import WatchConfig
     from presignd.errors import Fault
@@ -153,18 +154,24 @@ class Lane:
         ]
 
     # --- the queue ------------------------------------------------------------------------------
-    def submit(self, path: bytes, source: Source, *, closed: bool = False) -> None:
-        """Queue a path for a look; a path that is queued already takes the better priority.
+    def submit(self, paths: Collection[bytes], source: Source, *, closed: AbstractSet[bytes] = frozenset()) -> None:
+        """Queue paths (below the watch's root) for a look; one that is queued already takes the better priority.
 
-        ``closed``: a writer just closed it, so it is due now.
+        ``closed``: a writer just closed these, or they were moved in, so they are due now.
         """
-        now = self._monotonic()
-        entry = self._entries.get(path)
-        if entry is None:
-            entry = self._entries[path] = _Entry(path, source, time.time_ns())
-            self._backlog += 1
-            self._queue(entry, now)
-            return
+        now, now_ns = self._monotonic(), time.time_ns()
+        queue = self._queues[_PRIORITIES[source]]
+        before = len(self._entries)
+        for path in paths:
+            if path in self._entries:
+                self._submit_again(self._entries[path], source, now, closed=path in closed)
+            else:
+                entry = self._entries[path] = _Entry(path, source, now_ns, now)
+                heapq.heappush(queue, (now, next(self._order), entry))
+        self._backlog += len(self._entries) - before
+        self._wake.set()
+
+    def _submit_again(self, entry: _Entry, source: Source, now: float, *, closed: bool) -> None:
         better = _PRIORITIES[source] < _PRIORITIES[entry.source]
         if better:
             entry.source = source

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from presignd.model import Candidate, Fingerprint, Listed, Source, State
+from presignd.model import Fingerprint, Listed, Source, State
 from presignd.pipeline.intake import Intake
 from presignd.pipeline.settle.lane import Lane, OnReturn, Record, SettlingPath
 from presignd.pipeline.settle.looker import Algorithms, Looker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Sequence
+    from collections.abc import Set as AbstractSet
     from datetime import datetime
 
     from presignd.config import WatchConfig
@@ -96,11 +97,13 @@ class Settler:
                 self._start(lane, tasks)
             await asyncio.Event().wait()
 
-    def submit(self, candidates: Iterable[Candidate]) -> None:
-        """Queue candidates for a look: cheap, and many for one path cost one look. Unknown watches are ignored."""
-        for candidate in candidates:
-            if (lane := self._lanes.get(candidate.watch)) is not None:
-                lane.submit(candidate.path, candidate.source, closed=candidate.closed)
+    def submit(self, watch: str, paths: Collection[bytes], *, closed: AbstractSet[bytes] = frozenset()) -> None:
+        """Queue paths of a watch that may hold something new: hints, never facts. Unknown watches are ignored.
+
+        Cheap, and many for one path cost one look. ``closed``: as for ``Lane.submit``.
+        """
+        if (lane := self._lanes.get(watch)) is not None:
+            lane.submit(paths, Source.EVENT, closed=closed)
 
     async def wait_for_room(self, watch: str) -> None:
         """Return once fewer scanned files wait for their first look than a lane has room for."""
@@ -118,8 +121,7 @@ class Settler:
         fresh = await self._ledger.differing(watch, listed)
         if ignore_before is not None:
             fresh = await self._ignore_old(lane, fresh, int(ignore_before.timestamp() * 1e9))
-        for path, *_ in fresh:
-            lane.submit(path, source)
+        lane.submit([path for path, *_ in fresh], source)
         return len(fresh)
 
     async def _ignore_old(self, lane: Lane, fresh: Sequence[Listed], before_ns: int) -> list[Listed]:

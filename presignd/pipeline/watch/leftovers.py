@@ -14,7 +14,6 @@ import re
 from typing import TYPE_CHECKING
 
 from presignd.errors import PresigndError
-from presignd.model import Candidate, Source
 from presignd.pipeline.announce import shown_path
 from presignd.pipeline.files.folder import rename_to_free
 from presignd.pipeline.files.ignore import INBOX_PREFIX, OWN_PREFIX
@@ -43,7 +42,7 @@ class Leftovers:
         watch: str,
         folder: Folder,
         ledger: Ledger,
-        submit: Callable[[list[Candidate]], None],
+        submit: Callable[[str, list[bytes]], None],
         *,
         pause: float,
     ) -> None:
@@ -79,7 +78,7 @@ class Leftovers:
             return await asyncio.to_thread(self._is_there, path)
         back = await asyncio.to_thread(self._put_right, path, version, is_link=match[2] is not None)
         if back:
-            self._submit([Candidate(self._watch, back, Source.EVENT)])
+            self._submit(self._watch, [back])
         return False
 
     def _log_unknown(self, path: bytes) -> None:

@@ -17,7 +17,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from presignd.errors import Fault, FileFault, lacks_descriptors, reason_of
-from presignd.model import Candidate, Fingerprint, Source
+from presignd.model import Fingerprint
 from presignd.pipeline.files.folder import Folder, Gone, NotRegular
 from presignd.pipeline.files.ignore import Ignore, Unfinished, marked
 from presignd.pipeline.files.lease import writer_check_of
@@ -234,7 +234,7 @@ class Watcher:
         )
         if found.cut_short:
             self._scanner.request_later()
-        self._settler.submit([Candidate(self.name, path, Source.EVENT, path in hints.closed) for path in found.files])
+        self._settler.submit(self.name, found.files, closed=hints.closed)
         await asyncio.sleep(0)  # the files first: the rest is done while the ledger works
         self._scanner.request_directories(found.directories)
         gone = sorted(found.gone)

@@ -13,7 +13,7 @@ from presignd.config import WatchConfig
 from presignd.errors import Fault, fault
 from presignd.ledger import Ledger, LostUpdate
 from presignd.ledger.changes import Change
-from presignd.model import Candidate, FileVersion, State
+from presignd.model import FileVersion, State
 from presignd.pipeline.announce import Announcer
 from presignd.pipeline.faults import Quarantine
 from presignd.pipeline.files.folder import Folder
@@ -48,7 +48,7 @@ class World:
             linker=cast("Linker", self),
             announcer=cast("Announcer", self),
             quarantine=cast("Quarantine", self),
-            submit=lambda _: None,
+            submit=lambda *_: None,
             leave=self.left.extend,
             first_pause=0.0,
         )
@@ -132,6 +132,6 @@ async def test_a_version_that_is_not_finished_has_no_link_file_to_rewrite(world:
     assert len(world.faults) == 1, "nothing was written"
 
 
-def test_a_candidate_is_a_file_of_the_watch() -> None:
+def test_a_file_that_was_gone_is_looked_at_again() -> None:
     job = module._Job(Item(linked(b"a")), needs_link_file=False, pause=0.0, left_out=True)
-    assert [type(one) for one in job.candidates] == [Candidate]
+    assert job.candidate == b"a"

@@ -16,7 +16,7 @@ from presignd.config import WatchConfig
 from presignd.errors import Fault
 from presignd.errors import fault as fault_for
 from presignd.ledger import Enqueued, LostUpdate
-from presignd.model import Candidate, FileVersion, Fingerprint, Listed, NewVersion, Source, State
+from presignd.model import FileVersion, Fingerprint, Listed, NewVersion, Source, State
 from presignd.pipeline.files.hash import Prepared, Read, read_at
 from presignd.pipeline.intake import Intake
 from presignd.pipeline.settle import lane as lanes
@@ -240,7 +240,7 @@ class Bench:
 
     def file(self, path: bytes, fingerprint: Fingerprint = OLD, source: Source = Source.EVENT) -> None:
         self.files.there[path] = fingerprint
-        self.settler.submit([Candidate("drop", path, source)])
+        self.lane.submit([path], source)
 
     async def turn(self, after: float = 0.0) -> bool:
         """Let ``after`` seconds pass and take one turn, what it began included."""
@@ -355,7 +355,7 @@ async def test_a_file_that_vanishes_while_it_settles_is_forgotten(bench: Bench) 
 async def test_an_event_during_the_turn_that_settles_a_file_brings_another_look(bench: Bench) -> None:
     """What the event tells of may have come after the look: dropping it would lose the newer content."""
     newer = OLD._replace(size=6)
-    bench.files.during = lambda: bench.lane.submit(b"a", Source.EVENT)
+    bench.files.during = lambda: bench.settler.submit("drop", [b"a"])
     bench.file(b"a")
     await bench.turn()
     bench.files.during = lambda: None
@@ -628,7 +628,7 @@ async def test_a_scan_waits_while_too_much_has_not_been_looked_at(bench: Bench) 
 
 
 async def test_hints_of_unknown_watches_are_dropped(bench: Bench) -> None:
-    bench.settler.submit([Candidate("other", b"a", Source.EVENT)])
+    bench.settler.submit("other", [b"a"])
     assert bench.settler.snapshot() == []
 
 
