@@ -103,7 +103,7 @@ async def test_what_went_meanwhile_is_looked_for_no_more(tmp_path: Path) -> None
         version = await linked(drop, "old/a.txt")
         offered: list[tuple[str, list[bytes]]] = []
         looked_after = leftovers.Leftovers(
-            "drop", drop.folder, drop.ledger, lambda _, paths: offered.extend(paths), pause=1.0
+            "drop", drop.folder, drop.ledger, lambda *each: offered.append(each), pause=1
         )
         for through in (False, True):
             if through:
