@@ -15,11 +15,12 @@ from typing import Any
 import aiohttp
 
 from presignd.config import Config
-from presignd.control.view import FolderView, InFlightView, SettlingView
+from presignd.control.view import FolderView, InFlightView
 from presignd.ledger import Ledger, open_ledger
 from presignd.links import encode
 from presignd.model import FileVersion, Fingerprint, Link, NewVersion, State
 from presignd.pages.pace import PACE, Pace
+from presignd.pipeline.settle.lane import SettlingPath
 from presignd.states import Event
 from presignd.system.clock import utcnow
 from presignd.web.serving import StatusPage, serving
@@ -36,14 +37,14 @@ class Stage(FakeView):
     def __init__(self, config: Config, ledger: Ledger) -> None:
         super().__init__(config, ledger)
         self.uploads: list[InFlightView] = []
-        self.unsettled: list[SettlingView] = []
+        self.unsettled: list[SettlingPath] = []
         self.lost = False
 
     def folders(self) -> list[FolderView]:
         now = utcnow()
         return [FolderView(w.name, "lease", now + timedelta(seconds=42), lost=self.lost) for w in self.config.watches]
 
-    def settling(self) -> list[SettlingView]:
+    def settling(self) -> list[SettlingPath]:
         return self.unsettled
 
     def in_flight(self) -> list[InFlightView]:

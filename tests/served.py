@@ -31,11 +31,12 @@ from presignd.control import server as control
 from presignd.control.links import LinkRequests, Revocations, Terms
 from presignd.control.requests import PATIENCE, Responder
 from presignd.control.server import Answered
-from presignd.control.view import BlockedView, FolderView, InFlightView, Phase, SettlingView, View
+from presignd.control.view import BlockedView, FolderView, InFlightView, Phase, View
 from presignd.errors import Fault
 from presignd.ledger import Ledger, Selection, open_ledger
 from presignd.model import FileVersion, Fingerprint, Link, LinksMark, NewVersion, State
 from presignd.pipeline.files.folder import Folder
+from presignd.pipeline.settle.lane import SettlingPath
 from presignd.pipeline.upload.bucket import StoredObject
 from presignd.presign.broker_links import IssuedLink
 from presignd.runtime import unix_socket
@@ -130,8 +131,8 @@ class FakeView(View):
     def folders(self) -> Sequence[FolderView]:
         return [FolderView("drop", "lease", NOW)]
 
-    def settling(self) -> Sequence[SettlingView]:
-        return [SettlingView("drop", b"new", NOW, "open for writing")]
+    def settling(self) -> Sequence[SettlingPath]:
+        return [SettlingPath("drop", b"new", NOW, "open for writing")]
 
     def in_flight(self) -> Sequence[InFlightView]:
         return self.moving

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from presignd.config import Config, WatchConfig
-    from presignd.control.view import BlockedView, FolderView, InFlightView, SettlingView, View
+    from presignd.control.view import BlockedView, FolderView, InFlightView, View
     from presignd.inbox.inboxes import InboxView
     from presignd.ledger import WatchSummary
     from presignd.model import FileVersion, Link
+    from presignd.pipeline.settle.lane import SettlingPath
     from presignd.presign.broker_links import IssuedLink
 
     Roots = Mapping[str, str]
@@ -126,7 +127,7 @@ def _kind_of_link(version: FileVersion) -> str | None:
     return "presigned" if version.expires_at else "unit"  # a presigned link ends; a unit's files have none of their own
 
 
-def of_settling(settling: SettlingView, roots: Roots) -> Document:
+def of_settling(settling: SettlingPath, roots: Roots) -> Document:
     """Render one path that is settling."""
     return {
         "watch": settling.watch,

@@ -24,6 +24,7 @@ from presignd.pipeline.announce import Announcer, shown_path
 from presignd.pipeline.in_effect import InEffect, Work
 from presignd.pipeline.intake import needs_hash
 from presignd.pipeline.put import STDIN, PutHandler, PutRequest, Stream, buffer
+from presignd.pipeline.settle.lane import SettlingPath
 from presignd.pipeline.settle.settler import Settler
 from presignd.pipeline.unit.folders import UnitLook
 from presignd.pipeline.upload.breakers import Trip
@@ -51,16 +52,6 @@ class FolderView:
     writer_check: str = ""
     next_scan: datetime | None = None
     lost: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class SettlingView:
-    """One path that is settling: since when (UTC), and what it waits for, in words."""
-
-    watch: str
-    path: bytes
-    since: datetime
-    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,14 +158,13 @@ class View:
             for watcher in self._watchers
         ]
 
-    def settling(self) -> Sequence[SettlingView]:
+    def settling(self) -> Sequence[SettlingPath]:
         """Return what is settling now, and the folders that are linked as a whole and wait for their files."""
-        files = [SettlingView(s.watch, s.path, s.since, s.why) for s in self._settler.snapshot()]
-        return [*files, *self._units()]
+        return [*self._settler.snapshot(), *self._units()]
 
-    def _units(self) -> list[SettlingView]:
+    def _units(self) -> list[SettlingPath]:
         found = self._in_effect.work.units.waiting()
-        return [SettlingView(watch, folder, since, f"as a whole: {why}") for watch, folder, since, why in found]
+        return [SettlingPath(watch, folder, since, f"as a whole: {why}") for watch, folder, since, why in found]
 
     def unit_at(self, watch: str, path: bytes) -> UnitLook | None:
         """Look at a folder that may be linked as a whole; return None for any other path. Blocking."""

@@ -25,12 +25,13 @@ from presignd import pages, qr
 from presignd.config import LogConfig, WebConfig
 from presignd.control.peer import Peer
 from presignd.control.requests import Responder
-from presignd.control.view import BlockedView, InFlightView, SettlingView
+from presignd.control.view import BlockedView, InFlightView
 from presignd.errors import fault
 from presignd.ledger import open_ledger
 from presignd.model import State
 from presignd.pages import access
 from presignd.pages.pace import PACE, Pace
+from presignd.pipeline.settle.lane import SettlingPath
 from presignd.presign.stable import ref_of
 from presignd.system.clock import utcnow
 from presignd.telemetry import log, metrics
@@ -348,7 +349,7 @@ async def test_an_idle_page_says_that_all_is_done(page: Page) -> None:
 async def test_what_goes_on_is_shown(page: Page) -> None:
     moving = await page.recorded("film.mkv", size=4_000_000_000)
     page.view.uploads = [InFlightView(moving, 1_000_000_000, 25e6)]
-    page.view.unsettled = [SettlingView("drop", b"slow.log", utcnow() - timedelta(minutes=9), "open for writing")]
+    page.view.unsettled = [SettlingPath("drop", b"slow.log", utcnow() - timedelta(minutes=9), "open for writing")]
     page.view.held_up = [BlockedView("store", "", "connection_refused", "nothing listens", utcnow())]
     await page.quarantined("huge.bin")
     page.add_link("old.txt", lives=-5)
@@ -468,7 +469,7 @@ async def test_metrics_are_what_the_status_document_says(page: Page) -> None:
     await page.quarantined("big.iso")
     await page.recorded("waits.txt")
     page.view.held_up = [BlockedView("store", "", "connection_refused", "", utcnow())]
-    page.view.unsettled = [SettlingView("drop", b"slow.log", utcnow() - timedelta(seconds=60), "open")]
+    page.view.unsettled = [SettlingPath("drop", b"slow.log", utcnow() - timedelta(seconds=60), "open")]
     status, body, headers = await page.ask("/metrics")
     assert status == 200
     assert headers["Content-Type"].startswith("text/plain; version=0.0.4")

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from playwright.async_api import Browser, async_playwright
 
-from presignd.control.view import BlockedView, InFlightView, SettlingView
+from presignd.control.view import BlockedView, InFlightView
 from presignd.pages.pace import PACE, Pace
+from presignd.pipeline.settle.lane import SettlingPath
 from presignd.states import Event
 from presignd.system.clock import utcnow
 from tests.needs import CHROMIUM
@@ -66,7 +67,7 @@ async def busy(page: Page) -> None:
     for number in range(24):
         await page.recorded(f"camera/IMG_{number:04}.jpg", size=5_000_000, age=24 - number)
     ago = utcnow() - timedelta(seconds=75)
-    page.view.unsettled = [SettlingView("drop", b"export.csv", ago, "open for writing")]
+    page.view.unsettled = [SettlingPath("drop", b"export.csv", ago, "open for writing")]
     _hour(page)
     for minutes, name in ((9, "minutes-2026-01-02.docx"), (6, "photo \N{GRINNING FACE}.jpg"), (3, "report.pdf")):
         page.add_link(name, size=1_234_567, age=minutes * 60, lives=900 - minutes * 60)
