@@ -134,6 +134,9 @@ class FakeView(View):
     def settling(self) -> Sequence[SettlingPath]:
         return [SettlingPath("drop", b"new", NOW, "open for writing")]
 
+    def settling_at(self, watch: str, path: bytes) -> SettlingPath | None:
+        return next((one for one in self.settling() if (one.watch, one.path) == (watch, path)), None)
+
     def in_flight(self) -> Sequence[InFlightView]:
         return self.moving
 

@@ -122,7 +122,7 @@ class Responder:
     async def _path(self, request: Request, _peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
         (named,) = await self._finder.find([_only_path(request, "status")])
         place, version = named.place, named.version
-        settling = [s for s in self.view.settling() if (s.watch, s.path) == (place.watch, place.path)]
+        settling = self.view.settling_at(place.watch, place.path)
         uploads = [u for u in self.view.in_flight() if version and u.version.file_id == version.file_id]
         if version is None and not settling:
             raise self._finder.unknown(named)
@@ -130,7 +130,7 @@ class Responder:
             "path": os.fsdecode(place.absolute),
             "watch": place.watch or (version.watch if version else ""),
             "version": documents.of_version(version, self._roots) if version else None,
-            "settling": documents.of_settling(settling[0], self._roots) if settling else None,
+            "settling": documents.of_settling(settling, self._roots) if settling else None,
             "in_flight": documents.of_in_flight(uploads[0], self._roots) if uploads else None,
         } | ({"why": NOT_SENT} if version and version.state is State.IGNORED else {})
 

@@ -243,10 +243,8 @@ class Verification:
 
     def _pending(self, place: WatchPath) -> Verified | None:
         """Return the result of a file that settles: its content is about to be uploaded."""
-        for settling in self._view.settling():
-            if (settling.watch, settling.path) == (place.watch, place.path):
-                return unchecked(TimedOut(f"it is settling: {settling.why}", fix=WAIT), skipped=True)
-        return None
+        settling = self._view.settling_at(place.watch, place.path)
+        return unchecked(TimedOut(f"it is settling: {settling.why}", fix=WAIT), skipped=True) if settling else None
 
     def _document(self, item: Item, result: Verified) -> Document:
         version, found = item.version, result.found

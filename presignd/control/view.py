@@ -162,6 +162,11 @@ class View:
         """Return what is settling now, and the folders that are linked as a whole and wait for their files."""
         return [*self._settler.snapshot(), *self._units()]
 
+    def settling_at(self, watch: str, path: bytes) -> SettlingPath | None:
+        """Return the file or folder at a path if it is settling."""
+        unit = next((each for each in self._units() if (each.watch, each.path) == (watch, path)), None)
+        return unit or self._settler.settling(watch, path)
+
     def _units(self) -> list[SettlingPath]:
         found = self._in_effect.work.units.waiting()
         return [SettlingPath(watch, folder, since, f"as a whole: {why}") for watch, folder, since, why in found]

@@ -22,6 +22,7 @@ async def test_a_browser_s_placeholder_waits_for_what_is_beside_it(
         (drop / "report.pdf").touch()
         await daemon.until(lambda: any(s.why.startswith("waits") for s in daemon.view.settling()), "reason")
         (settling,) = daemon.view.settling()
+        assert daemon.view.settling_at("drop", b"report.pdf") == settling
         assert (settling.path, settling.why) == (b"report.pdf", f"waits until {beside} beside it is gone")
         (drop / beside).write_bytes(b"whole")
         (drop / beside).replace(drop / "report.pdf")

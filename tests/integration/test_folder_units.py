@@ -106,6 +106,7 @@ async def test_nothing_goes_before_the_marker_and_no_link_before_the_last_file(
             writing.flush()
             mark(tmp_path / "drop", "shoot")
             await waits(daemon, "as a whole: 1 of its 4 files are not uploaded yet: the first is shoot/big.bin")
+            assert daemon.view.settling_at("drop", b"shoot") in daemon.view.settling(), "status of the folder tells it"
             await settled(daemon, b"shoot/a.jpg", State.VERIFIED)
             assert not rows(tmp_path)
             writing.write(b"whole")

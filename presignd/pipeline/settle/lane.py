@@ -148,10 +148,15 @@ class Lane:
 
     def snapshot(self) -> list[SettlingPath]:
         """Return up to ``SHOWN`` of what is settling, oldest first."""
-        return [
-            SettlingPath(self.watch, entry.path, datetime.fromtimestamp(entry.since_ns / 1e9, UTC), entry.why)
-            for entry in itertools.islice(self._entries.values(), SHOWN)
-        ]
+        return [self._shown(entry) for entry in itertools.islice(self._entries.values(), SHOWN)]
+
+    def settling(self, path: bytes) -> SettlingPath | None:
+        """Return a path if it is settling, however many are."""
+        entry = self._entries.get(path)
+        return self._shown(entry) if entry else None
+
+    def _shown(self, entry: _Entry) -> SettlingPath:
+        return SettlingPath(self.watch, entry.path, datetime.fromtimestamp(entry.since_ns / 1e9, UTC), entry.why)
 
     # --- the queue ------------------------------------------------------------------------------
     def submit(self, paths: Collection[bytes], source: Source, *, closed: AbstractSet[bytes] = frozenset()) -> None:

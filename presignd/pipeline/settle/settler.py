@@ -142,6 +142,11 @@ class Settler:
             )
         return young
 
+    def settling(self, watch: str, path: bytes) -> SettlingPath | None:
+        """Return a path if it is settling."""
+        lane = self._lanes.get(watch)
+        return lane.settling(path) if lane else None
+
     def snapshot(self) -> list[SettlingPath]:
         """Return the first paths of each watch that are settling, and why each waits."""
         return [each for lane in self._lanes.values() for each in lane.snapshot()]

@@ -31,7 +31,7 @@ from presignd.pipeline.settle.decide import (
     Rules,
     decide,
 )
-from presignd.pipeline.settle.lane import COMPARING, ROOM, Lane
+from presignd.pipeline.settle.lane import COMPARING, ROOM, SHOWN, Lane
 from presignd.pipeline.settle.looker import Algorithms, Looker
 from presignd.pipeline.settle.settler import Settler
 from presignd.pipeline.stage import TURN
@@ -666,3 +666,16 @@ def test_file_times_are_trusted_as_far_as_their_filesystem_tells_them(
     monkeypatch.setattr(looker, "is_network", lambda _folder: network)
     monkeypatch.setattr(looker, "has_fine_times", lambda _folder: fine)
     assert looker._timestamp_precision(0) == precision
+
+
+async def test_each_path_that_settles_is_found_though_only_the_first_are_shown(bench: Bench) -> None:
+    """Status of one path must not call a file unknown because thousands settle before it."""
+    for number in range(SHOWN + 1):
+        bench.file(b"%d" % number)
+    last = b"%d" % SHOWN
+    assert last not in {one.path for one in bench.settler.snapshot()}
+    found = bench.settler.settling("drop", last)
+    assert found is not None
+    assert (found.watch, found.path, found.why) == ("drop", last, "not looked at yet")
+    assert bench.settler.settling("drop", b"other") is None
+    assert bench.settler.settling("other", last) is None
