@@ -152,7 +152,7 @@ class Dispatcher:
         total = 0
         watches = self._open(self._waits)
         for turn, name in enumerate(watches):
-            for below_size, limit in self._limits(len(watches) - turn):
+            for below_size, limit in self._limits(name, len(watches) - turn):
                 if name not in (self._tiny_waits if below_size == self._uploader.tiny + 1 else self._waits):
                     continue
                 total += await self._claim(await self._due(name, limit, now, below_size))
@@ -196,21 +196,22 @@ class Dispatcher:
         self.add(item)
         self._uploader.queue.put_nowait(item)
 
-    def _limits(self, watches: int) -> list[tuple[int | None, int]]:
-        """Return what one of so many ``watches`` may claim now: the size to stay below (None: any), and how many.
+    def _limits(self, watch: str, watches: int) -> list[tuple[int | None, int]]:
+        """Return what ``watch``, one of so many, may claim now: the size to stay below (None: any), and how many.
 
         A body that is not read yet is claimed once a sender is free for it. Until then the ledger's order and fairness
-        apply to it, and a drain does not begin it.
+        apply to it, and a drain does not begin it. While nobody knows what the store supports, no body can be read.
         """
         room = self._room()
         if room <= 0:
             return []
         unsent = self._unsent()
-        bodies = max(0, min(room, self._slots - len([size for size in unsent if size > self._uploader.tiny])))
+        tiny = self._uploader.tiny if self._uploader.knows_store(watch) else -1
+        bodies = max(0, min(room, self._slots - len([size for size in unsent if size > tiny])))
         share = -(-bodies // watches)
         limits = [(None if self._large_room(unsent) > 0 else self._large_size, share)]
-        if room >= BATCH or len(unsent) < 2 * self._slots:
-            limits.append((self._uploader.tiny + 1, room // watches - share))
+        if tiny >= 0 and (room >= BATCH or len(unsent) < 2 * self._slots):
+            limits.append((tiny + 1, room // watches - share))
         return [(below_size, limit) for below_size, limit in limits if limit > 0]
 
     def _room(self) -> int:

@@ -80,6 +80,10 @@ class Uploader:
         """Return an item for a version that was read as it settled."""
         return Item(version, prepared=prepared, intent=self._intent(version, prepared))
 
+    def knows_store(self, watch: str) -> bool:
+        """Return whether it is known what the bucket of a watch supports: until then no file is read ahead."""
+        return self._buckets[watch].known_support is not None
+
     def _support_ahead(self, watch: str, bucket: str, size: int) -> Support | None:
         """Return what the bucket supports if a file is read before its claim, else None.
 

@@ -52,6 +52,7 @@ class World:
             for watch, sizes in queues.items()
         }
         self.shut: set[str] = set()
+        self.knows = True
         self.retries = False
         self.ended: set[str] = set()
         self.begun: list[str] = []
@@ -113,6 +114,10 @@ class World:
         return after if self.retries else None
 
     # --- the uploader ---
+    def knows_store(self, watch: str) -> bool:
+        assert watch in self.queues
+        return self.knows
+
     async def read(self, versions: Sequence[FileVersion]) -> list[Item]:
         self.begun += [each.file_id for each in versions]
         return [self.read_already(each, PREPARED) for each in versions]
@@ -336,6 +341,17 @@ async def test_tiny_files_are_claimed_ahead_up_to_a_limit_that_counts_what_waits
         assert set(world.watches_at_work()) == {"a", "b"}
         await world.send()
         assert MOST - BATCH < len(world.at_work) <= MOST
+
+
+async def test_until_the_store_is_known_only_as_many_are_claimed_as_there_are_senders() -> None:
+    """Each of these is hashed and recorded on its own, as nobody knows yet by which checksum."""
+    world = World(4, tiny=SMALL, a=[SMALL] * 400)
+    world.knows = False
+    async with world.running():
+        assert len(world.begun) == 4
+        world.knows = True
+        await world.end(world.begun[0])
+        assert len(world.begun) == MOST + 1
 
 
 async def test_larger_files_have_their_senders_among_however_many_tiny_ones() -> None:
