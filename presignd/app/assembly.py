@@ -213,5 +213,5 @@ def _make_settler(in_effect: InEffect, ledger: Ledger, recorder: Recorder, marke
         socket.gethostname(),
         markers=markers,
         on_return=in_effect.rewrite_link_file,
-        algorithms=in_effect.algorithms_ahead,
+        ahead=in_effect.ahead,
     )

@@ -26,7 +26,7 @@ from presignd.pipeline.finish.link import Linker
 from presignd.pipeline.intake import Intake
 from presignd.pipeline.put import PutRequests
 from presignd.pipeline.settle.settler import Settler
-from presignd.pipeline.stage import Item
+from presignd.pipeline.stage import Ahead, Item
 from presignd.pipeline.suspects import Suspects
 from presignd.pipeline.unit.folders import Markers
 from presignd.pipeline.unit.units import Stages, Units
@@ -109,10 +109,10 @@ class InEffect:
         """Return the file_ids of the versions that any work works on."""
         return {file_id for work in self.works for file_id in work.at_work}
 
-    def algorithms_ahead(self, watch: str, size: int) -> Collection[str]:
-        """Return the algorithms by which to hash a new file as it settles (``Uploader``); safe in any thread."""
+    def ahead(self, watch: str) -> Ahead | None:
+        """Return which new files of a watch are read as they settle (``Uploader``); safe in any thread."""
         work = self.work
-        return work.uploader.algorithms_ahead(watch, size) if watch in work.buckets else ()
+        return work.uploader.ahead(watch) if watch in work.buckets else None
 
     def now(self) -> datetime:
         """Return the time by the clock of the presigner in effect, which dates links."""

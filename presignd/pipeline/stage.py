@@ -11,7 +11,7 @@ import heapq
 import itertools
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
@@ -42,6 +42,13 @@ class Receipt(NamedTuple):
     version_id: str
     adopted: bool
     compared: bool = False
+
+
+class Ahead(NamedTuple):
+    """Which new files are read by the look that finds them complete: up to ``size`` bytes, hashed by ``algorithms``."""
+
+    size: int
+    algorithms: Collection[str]
 
 
 TURN = 64

@@ -51,7 +51,7 @@ class Place:
         self.folder = Folder(watch)
         self.unfinished = Unfinished()
         check = WriterCheck("lease", "")
-        self.looker = Looker(watch, self.folder, check, unfinished=self.unfinished, algorithms=lambda *_: ())
+        self.looker = Looker(watch, self.folder, check, unfinished=self.unfinished, ahead=lambda _: None)
 
     def look(self, *paths: bytes) -> list[Look]:
         return [look for look, _ in self.looker.look([(path, None) for path in paths])]

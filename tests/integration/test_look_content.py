@@ -11,12 +11,13 @@ import pytest
 from presignd.config import WatchConfig
 from presignd.errors import fault
 from presignd.pipeline.files.folder import Folder
-from presignd.pipeline.files.hash import Read, read_at
+from presignd.pipeline.files.hash import TINY, Read, read_at
 from presignd.pipeline.files.ignore import Unfinished
 from presignd.pipeline.files.lease import WriterCheck, ignore_sigio
 from presignd.pipeline.settle import looker
 from presignd.pipeline.settle.decide import Complete, Look, Outcome, Wait
 from presignd.pipeline.settle.looker import Looker
+from presignd.pipeline.stage import Ahead
 
 
 def not_cached(fd: int, length: int, offset: int) -> bytes:
@@ -53,7 +54,7 @@ def looker_of(kind: type[Folder], path: Path) -> Looker:
     ignore_sigio()
     watch = WatchConfig(name="drop", path=path, bucket="test-bucket", settle=0.0)
     check = WriterCheck("lease", "")
-    return Looker(watch, kind(watch), check, unfinished=Unfinished(), algorithms=lambda *_: ["md5"])
+    return Looker(watch, kind(watch), check, unfinished=Unfinished(), ahead=lambda _: Ahead(TINY, ["md5"]))
 
 
 def looks(made: Looker, *paths: bytes, read: Read = read_at) -> list[tuple[Look, Outcome]]:

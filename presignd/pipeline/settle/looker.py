@@ -26,6 +26,7 @@ from presignd.pipeline.settle.decide import (
     Rules,
     decide,
 )
+from presignd.pipeline.stage import Ahead
 from presignd.pipeline.unit.folders import WatchMarkers, folder_of, marker_of
 from presignd.runtime.heartbeat import beat
 from presignd.s3.checksums import checksum_of
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
     from presignd.config import WatchConfig
     from presignd.model import FileVersion
 
-Algorithms: TypeAlias = Callable[[str, int], Collection[str]]
-"""Returns the algorithms by which to hash a complete file of a watch and a size, none if it is read later."""
+ReadAhead: TypeAlias = Callable[[str], Ahead | None]
+"""Returns which complete files of a watch are read by the look; None if all are read later. Called in threads."""
 
 
 class Looker:
@@ -55,14 +56,14 @@ class Looker:
         check: WriterCheck,
         *,
         unfinished: Unfinished,
-        algorithms: Algorithms,
+        ahead: ReadAhead,
         markers: WatchMarkers | None = None,
     ) -> None:
         self._watch, self._marker = watch.name, watch.ready_marker
         self._rules = Rules(watch.settle, _timestamp_precision(folder.fd))
         self._folder = folder
         self._leases = check.mode == "lease"
-        self._unfinished, self._algorithms, self._markers = unfinished, algorithms, markers
+        self._unfinished, self._ahead, self._markers = unfinished, ahead, markers
 
     @property
     def inline_limit(self) -> int:
@@ -71,9 +72,10 @@ class Looker:
 
     def look(self, paths: Iterable[tuple[bytes, History | None]], read: Read = read_at) -> list[tuple[Look, Outcome]]:
         """Look at each path once and decide, by what is remembered of it; read a complete file that is tiny."""
-        return [self._look(path, before, read) for path, before in paths]
+        ahead = self._ahead(self._watch)
+        return [self._look(path, before, read, ahead) for path, before in paths]
 
-    def _look(self, path: bytes, before: History | None, read: Read) -> tuple[Look, Outcome]:
+    def _look(self, path: bytes, before: History | None, read: Read, ahead: Ahead | None) -> tuple[Look, Outcome]:
         beat()
         begun = time.time_ns(), time.monotonic()
         try:
@@ -84,8 +86,8 @@ class Looker:
                 fingerprint = fingerprint_of(fd)
                 look = self._found(path, fingerprint, begun, writer)
                 outcome = decide(before, look, self._rules)
-                if isinstance(outcome, Complete) and (algorithms := self._algorithms(self._watch, fingerprint.size)):
-                    outcome = Complete(outcome.history, None, _content(fd, fingerprint, algorithms, read))
+                if ahead and fingerprint.size <= ahead.size and isinstance(outcome, Complete):
+                    outcome = Complete(outcome.history, None, _content(fd, fingerprint, ahead.algorithms, read))
                 return look, outcome
             finally:
                 close_quietly(fd)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from presignd.model import Fingerprint, Listed, Source, State
 from presignd.pipeline.intake import Intake
 from presignd.pipeline.settle.lane import Lane, OnReturn, Record, SettlingPath
-from presignd.pipeline.settle.looker import Algorithms, Looker
+from presignd.pipeline.settle.looker import Looker, ReadAhead
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -33,8 +33,7 @@ IGNORED_AT_ONCE = 500
 class Settler:
     """The lanes of all watches. Its methods are called on the event loop that runs ``run``.
 
-    ``host`` is this host's name, for keys; ``markers`` are those of folders that are linked as a whole. ``algorithms``
-    is called in threads.
+    ``host`` is this host's name, for keys; ``markers`` are those of folders that are linked as a whole.
     """
 
     def __init__(
@@ -45,10 +44,10 @@ class Settler:
         *,
         markers: Markers,
         on_return: OnReturn,
-        algorithms: Algorithms,
+        ahead: ReadAhead,
     ) -> None:
         self._ledger, self._record, self._on_return = ledger, record, on_return
-        self._host, self._markers, self._algorithms = host, markers, algorithms
+        self._host, self._markers, self._ahead = host, markers, ahead
         self._lanes: dict[str, Lane] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -64,7 +63,7 @@ class Settler:
             folder,
             check,
             unfinished=unfinished,
-            algorithms=self._algorithms,
+            ahead=self._ahead,
             markers=self._markers.of(watch.name) if watch.links_folders else None,
         )
         if (lane := self._lanes.get(watch.name)) is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from presignd.config import UploadConfig
@@ -12,7 +12,7 @@ from presignd.pipeline.faults import UploadFaults
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.hash import TINY, Prepared, Read, read_at
 from presignd.pipeline.put import PutRequest, PutRequests
-from presignd.pipeline.stage import MOST, TURN, Item, Receipt, UrgentFirst, outcomes
+from presignd.pipeline.stage import MOST, TURN, Ahead, Item, Receipt, UrgentFirst, outcomes
 from presignd.pipeline.unit.manifest import open_made
 from presignd.pipeline.upload.bucket import Bucket
 from presignd.pipeline.upload.content import Slots
@@ -71,10 +71,10 @@ class Uploader:
                     item.prepared, item.intent = prepared, self._intent(item.version, prepared)
         return items
 
-    def algorithms_ahead(self, watch: str, size: int) -> Collection[str]:
-        """Return the algorithms by which to hash a new file of a watch as it settles; none if it is read later."""
-        support = self._support_ahead(watch, self._buckets[watch].watch.bucket, size)
-        return support.algorithms if support else ()
+    def ahead(self, watch: str) -> Ahead | None:
+        """Return which new files of a watch are read as they settle; None if all are read later."""
+        support = self._support_ahead(watch, self._buckets[watch].watch.bucket, 0)
+        return Ahead(self.tiny, support.algorithms) if support else None
 
     def read_already(self, version: FileVersion, prepared: Prepared) -> Item:
         """Return an item for a version that was read as it settled."""

@@ -32,9 +32,9 @@ from presignd.pipeline.settle.decide import (
     decide,
 )
 from presignd.pipeline.settle.lane import COMPARING, ROOM, SHOWN, Lane
-from presignd.pipeline.settle.looker import Algorithms, Looker
+from presignd.pipeline.settle.looker import Looker, ReadAhead
 from presignd.pipeline.settle.settler import Settler
-from presignd.pipeline.stage import TURN
+from presignd.pipeline.stage import TURN, Ahead
 from presignd.pipeline.unit.folders import Markers
 from presignd.states import IN_FLIGHT, is_recorded
 
@@ -58,8 +58,8 @@ class Clock:
 class Files(Looker):
     """What a look finds: by path, a fingerprint and whether somebody writes."""
 
-    def __init__(self, clock: Clock, rules: Rules, algorithms: Algorithms) -> None:
-        self.clock, self.rules, self.algorithms = clock, rules, algorithms
+    def __init__(self, clock: Clock, rules: Rules, ahead: ReadAhead) -> None:
+        self.clock, self.rules, self.ahead = clock, rules, ahead
         self.there: dict[bytes, Fingerprint] = {}
         self.writers: set[bytes] = set()
         self.unreadable: set[bytes] = set()
@@ -88,9 +88,9 @@ class Files(Looker):
         outcome = decide(before, look, self.rules)
         if isinstance(outcome, Complete):
             found = outcome.history.fingerprint
-            if algorithms := self.algorithms("drop", found.size):
+            if (ahead := self.ahead("drop")) and found.size <= ahead.size:
                 self.read[path] = read
-                outcome = outcome._replace(content=Prepared(None, found, dict.fromkeys(algorithms, ""), b""))
+                outcome = outcome._replace(content=Prepared(None, found, dict.fromkeys(ahead.algorithms, ""), b""))
         return look, outcome
 
     def same_content(  # its arguments are the looker's
@@ -201,7 +201,7 @@ class Bench:
         ledger: Any = self.ledger
         self.returned: list[FileVersion] = []
         self.is_back = True
-        self.files = Files(self.clock, Rules(watch.settle), self.algorithms)
+        self.files = Files(self.clock, Rules(watch.settle), self.ahead)
         self.lane = Lane(
             watch,
             self.files,
@@ -216,9 +216,7 @@ class Bench:
 
     def new_settler(self) -> Settler:
         ledger: Any = self.ledger
-        return Settler(
-            ledger, self.record, "host", markers=Markers(), on_return=self.is_there, algorithms=self.algorithms
-        )
+        return Settler(ledger, self.record, "host", markers=Markers(), on_return=self.is_there, ahead=self.ahead)
 
     async def record(self, versions: Sequence[NewVersion], contents: Mapping[str, Prepared]) -> None:
         """Record them whoever is cancelled meanwhile, as the recorder does."""
@@ -230,9 +228,9 @@ class Bench:
 
         await asyncio.shield(recorded())
 
-    def algorithms(self, watch: str, size: int) -> Collection[str]:
+    def ahead(self, watch: str) -> Ahead | None:
         assert watch == "drop"
-        return self.hashed_by if size < LARGE else ()
+        return Ahead(LARGE - 1, self.hashed_by) if self.hashed_by else None
 
     async def is_there(self, version: FileVersion) -> bool:
         self.returned.append(version)
