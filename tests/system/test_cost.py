@@ -17,8 +17,8 @@ from pathlib import Path
 
 from tests.faulty_s3 import FaultyS3
 
-CALLS, STATEMENTS = 1340, 20
-"""At most: a tenth more than the most that were counted (927 to 1,217 calls, idle and busy; 18 statements)."""
+CALLS, STATEMENTS = 960, 19
+"""At most: a tenth more than the most that were counted (552 to 870 calls, idle and busy; 17 statements)."""
 
 COUNTED = """
 import cProfile, json, pstats, sys
