@@ -55,9 +55,7 @@ async def dry_run(config: Config) -> AsyncIterator[dict[str, Any]]:
             for watcher in pipeline.watchers:
                 prefix = await work.buckets[watcher.name].prefix()
                 for path, fingerprint in await watcher.scan_once():
-                    version = work.intake.with_planned_key(
-                        work.intake.make_version(watcher.name, path, fingerprint, Source.SCAN), prefix
-                    )
+                    version = work.intake.make_version(watcher.name, path, fingerprint, Source.SCAN, prefix=prefix)
                     yield {
                         "watch": watcher.name,
                         "path": shown_path(work.opened[watcher.name].root, path),

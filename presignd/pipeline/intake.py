@@ -27,28 +27,41 @@ UPLOAD_PRIORITIES = {Source.PUT: 0, Source.EVENT: 1, Source.SCAN: 1, Source.BACK
 
 
 class Intake:
-    """Makes new versions of each watch's files. ``_late`` are the watches whose keys are rendered as a file is sent."""
+    """Makes new versions of each watch's files.
+
+    ``_late`` are the watches whose keys are rendered as a file is sent, ``_hashed`` those of them whose keys need its
+    hash.
+    """
 
     def __init__(self, watches: Sequence[WatchConfig], host: str) -> None:
         self._watches = {watch.name: watch for watch in watches}
-        self._late = {watch.name for watch in watches if needs_hash(watch.key) or needs_prefix(watch.key)}
+        self._hashed = {watch.name for watch in watches if needs_hash(watch.key)}
+        self._late = self._hashed | {watch.name for watch in watches if needs_prefix(watch.key)}
         self._host = host
         self._ids = Ids()
 
     def make_version(
-        self, watch: str, path: bytes, fingerprint: Fingerprint, source: Source, *, fault: Fault | None = None
+        self,
+        watch: str,
+        path: bytes,
+        fingerprint: Fingerprint,
+        source: Source,
+        *,
+        fault: Fault | None = None,
+        prefix: str | None = None,
     ) -> NewVersion:
         """Return the version of a complete file; one that can't be sent is quarantined from the start.
 
-        ``fault``: the fault of a file that can't be read (``unreadable``).
+        ``fault``: the fault of a file that can't be read (``unreadable``). ``prefix``: the presigner's, None if it is
+        asked only as the file is sent; a key that depends on the content is known only then, too.
         """
         config, file_id, now = self._watches[watch], self._ids.new(), utcnow()
         key, refused = None, fault
         if not refused:
             try:
                 refuse_too_large(config, fingerprint.size)
-                if watch not in self._late:  # else the key is known once it is about to be sent
-                    key = render_for(config, path, file_id, fingerprint, now, host=self._host)
+                if watch not in (self._late if prefix is None else self._hashed):
+                    key = render_for(config, path, file_id, fingerprint, now, host=self._host, prefix=prefix or "")
             except Fault as problem:
                 refused = problem
         return NewVersion(
@@ -67,28 +80,6 @@ class Intake:
             error_code=refused.code if refused else "",
             error=refused.message if refused else "",
         )
-
-    def with_planned_key(self, version: NewVersion, prefix: str) -> NewVersion:
-        """Return a version with the key it would get below the presigner's ``prefix``, to be shown.
-
-        If the key depends on the content, it has none yet.
-        """
-        config = self._watches[version.watch]
-        if version.key or version.state is State.QUARANTINED or needs_hash(config.key):
-            return version
-        try:
-            key = render_for(
-                config,
-                version.path,
-                version.file_id,
-                version.fingerprint,
-                version.queued_at,
-                host=self._host,
-                prefix=prefix,
-            )
-        except Fault as refused:
-            return version._replace(state=State.QUARANTINED, error_code=refused.code, error=refused.message)
-        return version._replace(key=key)
 
     def with_key(self, version: NewVersion, key: str) -> NewVersion:
         """Return a version with the key that a ``put`` gave; raise ``key_refused``."""

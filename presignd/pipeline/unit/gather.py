@@ -311,8 +311,7 @@ class Gatherer:
     def _own(self, name: bytes, file: str, fingerprint: Fingerprint, prefix: str) -> NewVersion:
         """Return the version of one of the unit's own files, with its key below the unit's prefix."""
         path = name + b"/" + file.encode()
-        version = self._intake.make_version(self._watch.name, path, fingerprint, Source.EVENT)
-        return self._intake.with_planned_key(version, prefix)
+        return self._intake.make_version(self._watch.name, path, fingerprint, Source.EVENT, prefix=prefix)
 
     # --- units that are complete --------------------------------------------------------------------
     async def _advance_all(self) -> set[bytes]:

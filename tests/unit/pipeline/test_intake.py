@@ -75,8 +75,7 @@ def test_a_key_that_needs_the_presigner_s_prefix_is_left_to_the_upload() -> None
 def test_what_is_planned_shows_the_key_below_the_prefix(template: str, path: bytes, key: str | None, code: str) -> None:
     rules = WatchConfig(name="drop", path=Path("/srv/drop"), bucket="bucket", key=template)
     intake = Intake([rules], "box")
-    version = intake.make_version("drop", path, Fingerprint(1, 5, 1, 1), Source.SCAN)
-    planned = intake.with_planned_key(version, "box-1/")
+    planned = intake.make_version("drop", path, Fingerprint(1, 5, 1, 1), Source.SCAN, prefix="box-1/")
     assert (planned.key, planned.error_code) == (key, code)
 
 

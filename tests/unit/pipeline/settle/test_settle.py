@@ -172,8 +172,16 @@ class Numbered(Intake):
     """Makes versions that a test can name: by path and fingerprint."""
 
     def make_version(
-        self, watch: str, path: bytes, fingerprint: Fingerprint, source: Source, *, fault: Fault | None = None
+        self,
+        watch: str,
+        path: bytes,
+        fingerprint: Fingerprint,
+        source: Source,
+        *,
+        fault: Fault | None = None,
+        prefix: str | None = None,
     ) -> NewVersion:
+        assert prefix is None, "a lane asks no presigner"
         return NewVersion(
             file_id=f"{path!r}{fingerprint}",
             watch=watch,
