@@ -254,7 +254,8 @@ class Lane:
         """Look at what is due and act on it; return False if nothing was due. Comparisons go on in ``tasks``."""
         due = self._take_due()
         if not due:
-            return False
+            # A file that got the place of a task may not have used it: it was gone.
+            return self._give_places(COMPARING - self._comparing)
         paths = [(entry.path, entry.history) for entry in due]
         inline = len(paths) <= self.looker.inline_limit
         read = read_cached if inline else read_at
@@ -360,16 +361,21 @@ class Lane:
             self._queue(entry, self._monotonic() + pause_after(0))
 
     def _end_comparison(self, entry: _Entry) -> None:
-        """Give this task's place to the next waiting file: it is looked at once more, then compared."""
         self._comparing -= 1
         entry.in_backlog = False
         self._backlog -= 1
         self._backlog_shrank.set()
-        while self._without_task:
+        self._give_places(1)
+
+    def _give_places(self, places: int) -> bool:
+        """Look once more at so many of the files that wait for a task, to compare them; return False without any."""
+        given = 0
+        while self._without_task and given < places:
             following = self._without_task.popleft()
             if following.due == _NEVER_DUE:  # else an event named it: it was looked at since, or will be
                 self._queue(following, self._monotonic())
-                return
+                given += 1
+        return given > 0
 
     # --- the ledger -----------------------------------------------------------------------------
     async def _refingerprint(self, found: Sequence[_Found]) -> None:

@@ -511,6 +511,30 @@ async def test_a_file_that_waits_to_be_compared_is_looked_at_when_an_event_tells
     assert bench.settler.snapshot() == []
 
 
+async def test_files_that_wait_to_be_compared_get_their_turn_though_the_one_before_them_is_gone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``chmod -R``, then ``rm -r`` of a part: else the rest would wait for an event, and scans for ever for room."""
+    monkeypatch.setattr(lanes, "COMPARING", 1)
+    bench.files.compared.clear()
+    paths = [b"first", b"removed", b"behind"]
+    for path in paths:
+        bench.file(path)
+    await bench.turn()
+    touched = OLD._replace(ctime_ns=OLD.ctime_ns + 1)
+    for path in paths:
+        bench.ledger.move(path, State.FINISHED, checksum="md5:0")
+        bench.file(path, touched)
+    async with asyncio.TaskGroup() as tasks:
+        await bench.lane.turn(tasks)
+        del bench.files.there[b"removed"]
+        bench.files.compared.set()
+    while await bench.turn():
+        pass
+    assert bench.settler.snapshot() == []
+    assert bench.ledger.current[b"behind"].fingerprint == touched
+
+
 async def test_a_version_that_moves_on_while_its_file_is_compared_is_asked_for_again(bench: Bench) -> None:
     """A retry by hand may take it up just then: which version the file is has to be asked anew."""
     bench.file(b"a")
