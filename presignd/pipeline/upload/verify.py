@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
 from presignd.errors import Fault, fault
@@ -22,6 +23,22 @@ from presignd.presign.stable import new_link_id
 from presignd.runtime.heartbeat import alive
 from presignd.states import Event
 from presignd.system.filesystem import close_quietly
+
+_COLUMNS = (
+    "fingerprint",
+    "checksum",
+    "part_size",
+    "upload_id",
+    "etag",
+    "version_id",
+    "adopted",
+    "signed_at",
+    "link_id",
+    "error_code",
+    "error",
+)
+"""What a receipt changes in its version, in the order in which ``_verify`` gives the values."""
+_before = attrgetter(*_COLUMNS)
 
 
 class Verifier:
@@ -130,19 +147,20 @@ def _receipt(item: Item) -> Receipt:
 
 def _verify(item: Item, fingerprint: Fingerprint, signed_at: datetime, link_id: str) -> Change:
     """Return the change to verified, with only the columns that the receipt changes: few after a first attempt."""
-    receipt, version = _receipt(item), item.version
-    verified: dict[str, Any] = {
-        "fingerprint": fingerprint,
-        "checksum": receipt.checksum,
-        "part_size": receipt.part_size,
-        "upload_id": "",
-        "etag": receipt.etag,
-        "version_id": receipt.version_id,
-        "adopted": receipt.adopted,
-        "signed_at": signed_at,
-        "link_id": link_id,
-        "error_code": "",
-        "error": "",
-    }
-    changed = {name: value for name, value in verified.items() if getattr(version, name) != value}
-    return Change(version, (Event.VERIFY,), changed)
+    receipt = _receipt(item)
+    verified: tuple[Any, ...] = (
+        fingerprint,
+        receipt.checksum,
+        receipt.part_size,
+        "",
+        receipt.etag,
+        receipt.version_id,
+        receipt.adopted,
+        signed_at,
+        link_id,
+        "",
+        "",
+    )
+    before = _before(item.version)
+    changed = {name: new for name, new, old in zip(_COLUMNS, verified, before, strict=True) if new != old}
+    return Change(item.version, (Event.VERIFY,), changed)
