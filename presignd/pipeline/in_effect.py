@@ -337,8 +337,15 @@ class Work:
 
     def _link(self, items: Sequence[Item]) -> None:
         items = self.units.hold(items)
+        lifetimes: dict[tuple[str, bool], int | None] = {}  # the same for a watch's links of one kind, but for a put's
         for item in items:
-            item.expires = self._lifetime(item.version)
+            kind = (item.version.watch, item.version.link_id != "")
+            if item.version.file_id in self._shared.puts:
+                item.expires = self._lifetime(item.version)
+            elif kind in lifetimes:
+                item.expires = lifetimes[kind]
+            else:
+                item.expires = lifetimes[kind] = self._lifetime(item.version)
             item.finishes = not self.finisher.has_work(item.version)
             item.after_link = self.finisher.take
         self._shared.linker.queue.put_all(items)
