@@ -200,29 +200,35 @@ class Dispatcher:
         """Return what ``watch``, one of so many, may claim now: the size to stay below (None: any), and how many.
 
         A body that is not read yet is claimed once a sender is free for it. Until then the ledger's order and fairness
-        apply to it, and a drain does not begin it. While nobody knows what the store supports, no body can be read.
+        apply to it, and a drain does not begin it. While nobody knows what a watch's store supports, none of its
+        bodies can be read.
         """
         room = self._room()
         if room <= 0:
             return []
         unsent = self._unsent()
-        tiny = self._uploader.tiny if self._uploader.knows_store(watch) else -1
-        bodies = max(0, min(room, self._slots - len([size for size in unsent if size > tiny])))
+        tiny, reads_ahead = self._uploader.tiny, self._uploader.knows_store(watch)
+        unread = [size for size in unsent if size > tiny]
+        if not reads_ahead:
+            unread += [size for size in self._unsent(watch) if size <= tiny]
+        bodies = max(0, min(room, self._slots - len(unread)))
         share = -(-bodies // watches)
         limits = [(None if self._large_room(unsent) > 0 else self._large_size, share)]
-        if tiny >= 0 and (room >= BATCH or len(unsent) < 2 * self._slots):
+        if reads_ahead and (room >= BATCH or len(unsent) < 2 * self._slots):
             limits.append((tiny + 1, room // watches - share))
         return [(below_size, limit) for below_size, limit in limits if limit > 0]
 
     def _room(self) -> int:
         return self._most - len(self.at_work) - self._reserved
 
-    def _unsent(self) -> list[int]:
-        """Return the sizes of the items that wait for a sender or have one."""
+    def _unsent(self, watch: str = "") -> list[int]:
+        """Return the sizes of the items, of one ``watch`` or of all, that wait for a sender or have one."""
         return [
             item.version.fingerprint.size  # no property, here and below: this list is made many times in a burst
             for item in self.at_work.values()
-            if item.receipt is None and item.version.state is State.UPLOADING
+            if item.receipt is None
+            and item.version.state is State.UPLOADING
+            and (not watch or item.version.watch == watch)
         ]
 
     def _large_room(self, unsent: Sequence[int]) -> int:

@@ -52,7 +52,7 @@ class World:
             for watch, sizes in queues.items()
         }
         self.shut: set[str] = set()
-        self.knows = True
+        self.unknown: set[str] = set()
         self.retries = False
         self.ended: set[str] = set()
         self.begun: list[str] = []
@@ -116,7 +116,7 @@ class World:
     # --- the uploader ---
     def knows_store(self, watch: str) -> bool:
         assert watch in self.queues
-        return self.knows
+        return watch not in self.unknown
 
     async def read(self, versions: Sequence[FileVersion]) -> list[Item]:
         self.begun += [each.file_id for each in versions]
@@ -346,12 +346,19 @@ async def test_tiny_files_are_claimed_ahead_up_to_a_limit_that_counts_what_waits
 async def test_until_the_store_is_known_only_as_many_are_claimed_as_there_are_senders() -> None:
     """Each of these is hashed and recorded on its own, as nobody knows yet by which checksum."""
     world = World(4, tiny=SMALL, a=[SMALL] * 400)
-    world.knows = False
+    world.unknown = {"a"}
     async with world.running():
         assert len(world.begun) == 4
-        world.knows = True
+        world.unknown.clear()
         await world.end(world.begun[0])
         assert len(world.begun) == MOST + 1
+
+
+async def test_a_watch_whose_store_is_unknown_waits_for_no_backlog_of_another() -> None:
+    world = World(4, tiny=SMALL, a=[SMALL] * 400, b=[SMALL] * 10)
+    world.unknown = {"b"}
+    async with world.running():
+        assert sum(name.startswith("b") for name in world.begun) == 4
 
 
 async def test_larger_files_have_their_senders_among_however_many_tiny_ones() -> None:
