@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import threading
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from presignd.errors import fault
-from presignd.ledger import LostUpdate, open_ledger
+from presignd.ledger import Ledger, LostUpdate, open_ledger
+from presignd.ledger.units import Unit, UnitRecords
 from presignd.model import NO_FILE, Fingerprint, State
 from presignd.pipeline.faults import Vanished
 from presignd.pipeline.files.folder import Folder, Gone
@@ -159,6 +161,35 @@ async def test_what_changes_between_the_look_and_the_commit_is_looked_at_again(
         fill(tmp_path / "drop", "shoot", SHOOT)
         assert len(await linked(daemon)) == 1
     assert not problems
+
+
+@pytest.mark.parametrize("after", ["keep", "delete"])
+async def test_a_folder_whose_link_is_made_while_the_ledger_answers_is_linked_once(
+    faulty_s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: str
+) -> None:
+    """The answer says that it has no link yet, and no stage has it any more when the answer comes."""
+    open_units, record_linked = UnitRecords.open, Ledger.record_linked
+    asked, recorded = asyncio.Event(), asyncio.Event()
+
+    async def late(self: UnitRecords, watch: str) -> list[Unit]:
+        found = await open_units(self, watch)
+        if any(unit.manifest.state is State.VERIFIED for unit in found) and daemon.work.at_work:
+            asked.set()
+            await recorded.wait()
+        return found
+
+    async def after_a_query(self: Ledger, *args: Any) -> Any:
+        daemon.work.units.wake()
+        await asked.wait()
+        done = await record_linked(self, *args)
+        asyncio.get_running_loop().call_later(0.05, recorded.set)
+        return done
+
+    monkeypatch.setattr(UnitRecords, "open", late)
+    monkeypatch.setattr(Ledger, "record_linked", after_a_query)
+    async with running(config(tmp_path, faulty_s3, folders(tmp_path, after=after))) as daemon:
+        fill(tmp_path / "drop", "shoot", SHOOT)
+        assert len(await linked(daemon)) == 1
 
 
 async def test_a_folder_that_vanished_is_not_an_empty_one(faulty_s3: FaultyS3, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
@@ -316,18 +316,20 @@ class Gatherer:
     # --- units that are complete --------------------------------------------------------------------
     async def _advance_all(self) -> set[bytes]:
         """Move each unfinished unit one step on; return the folders of those that are still unfinished."""
+        # Before the query: a manifest whose stage ends meanwhile has another state by then, and the next pass finds it.
+        at_work = self._stages.at_work()
         units = await self._ledger.units.open(self._watch.name)
-        left = [unit.folder for unit in units if not await self._advance(unit)]
+        left = [unit.folder for unit in units if not await self._advance(unit, at_work)]
         return set(left)
 
-    async def _advance(self, unit: Unit) -> bool:
+    async def _advance(self, unit: Unit, at_work: Collection[str]) -> bool:
         """Do the next step, by the state of the manifest's version; return whether the unit is finished."""
         beat()
         state = unit.manifest.state
         if state is State.FINISHED or state in LEFT:
             await self._ledger.units.close(unit)
             return True
-        if unit.manifest.file_id not in self._stages.at_work():
+        if unit.manifest.file_id not in at_work:
             if state is State.VERIFIED and unit.sums.state in MEMBER_STATES:
                 self._stages.link(Item(unit.manifest))
             elif state is State.LINKED:
