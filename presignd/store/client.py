@@ -33,8 +33,8 @@ class Slice(NamedTuple):
 class StoreClient:
     """The HTTP client for one store: TLS, proxy, timeouts and connections.
 
-    ``clock_offset`` is the store's clock minus ours in seconds, by the last Date that was new (whole seconds).
-    Raises ``UsageError`` for unusable TLS files.
+    ``clock_offset`` is the store's clock minus ours in seconds, by the Date (whole seconds) of the last response that
+    was a refusal, or had another Date than the one before. Raises ``UsageError`` for unusable TLS files.
     """
 
     def __init__(
@@ -78,10 +78,12 @@ class StoreClient:
         """
         exchange = self._opened or self._open()
         response = await exchange.send(grant, body, on_sent=on_sent, timeout=timeout, file_of=file_of, into=into)
+        done = response.status // 100 == 2 or response.status in accept  # noqa: PLR2004 - 2xx
         said = response.headers.get("date", "")
-        if said != self._date and (date := response.date) is not None:  # all responses of a second have the same
+        # All responses of a second have the same Date. But a refusal may be due to our clock, which was set just now.
+        if (said != self._date or not done) and (date := response.date) is not None:
             self._date, self.clock_offset = said, (date - self._clock()).total_seconds()
-        if response.status // 100 == 2 or response.status in accept:  # noqa: PLR2004 - 2xx
+        if done:
             return response
         raise fault_of(response, expires_at=grant.expires_at, now=self._clock(), clock_offset=self.clock_offset)
 
