@@ -86,7 +86,7 @@ class Bucket:
         """
         expires = self._put_expires if operation is Operation.PUT else OTHER_EXPIRES
         if self._customer_key and operation in (Operation.MULTIPART_PART, Operation.HEAD, Operation.GET):
-            more["headers"] = self._customer_key
+            more = {"headers": self._customer_key, **more}
         return GrantRequest(operation, self.watch.bucket, key, expires, **more)  # type: ignore[arg-type] # fields by name
 
     def ask(

@@ -87,8 +87,7 @@ class Whole:
         self, version: FileVersion, decision: Decision, support: Support
     ) -> tuple[FileVersion, StoredObject | None]:
         """PUT the file and verify the object."""
-        if version.intent != (intent := self._prepared.intent(support)):
-            version = await record_intent(self._ledger, version, self, intent)
+        version = await record_intent(self._ledger, version, self, self._prepared.intent(support))
         passed("put.before")
         async with self._slots.small() if self.size <= TINY else nullcontext():  # a larger one holds its slot already
             response = await self._put(version, supported_conditions(decision, support), support)
