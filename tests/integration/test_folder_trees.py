@@ -169,16 +169,17 @@ async def test_a_folder_whose_link_is_made_while_the_ledger_answers_is_linked_on
 ) -> None:
     """The answer says that it has no link yet, and no stage has it any more when the answer comes."""
     open_units, record_linked = UnitRecords.open, Ledger.record_linked
-    asked, recorded = asyncio.Event(), asyncio.Event()
+    linking, asked, recorded = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def late(self: UnitRecords, watch: str) -> list[Unit]:
         found = await open_units(self, watch)
-        if any(unit.manifest.state is State.VERIFIED for unit in found) and daemon.work.at_work:
+        if linking.is_set():
             asked.set()
             await recorded.wait()
         return found
 
     async def after_a_query(self: Ledger, *args: Any) -> Any:
+        linking.set()
         daemon.work.units.wake()
         await asked.wait()
         done = await record_linked(self, *args)
