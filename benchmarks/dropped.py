@@ -57,8 +57,7 @@ class Daemon:
         self.drop = self.folder / "drop"
         self._watch, self._more, self._core = watch, more, core
         self._presign = presign or local_keys(server)
-        self._read = self._heard = self._told = 0
-        self.links: list[dict[str, Any]] = []
+        self._read = self._linked = self._heard = self._told = 0
 
     def __enter__(self) -> Self:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -133,17 +132,23 @@ settle = "0s"
         return time.perf_counter()
 
     def _count(self) -> int:
-        file = self.folder / "state" / "links" / "links.jsonl"
         if self.process.poll() is not None:
             raise RuntimeError(f"presignd ended: {(self.folder / 'log').read_text(errors='replace')[-2000:]}")
-        if not file.exists() or file.stat().st_size == self._read:
-            return len(self.links)
-        with file.open("rb") as lines:
-            lines.seek(self._read)
-            whole = lines.read().rpartition(b"\n")[0]
-        self._read += len(whole) + bool(whole)
-        self.links += [json.loads(line) for line in whole.splitlines()]
-        return len(self.links)
+        if self._links.exists() and self._links.stat().st_size != self._read:
+            with self._links.open("rb") as lines:
+                lines.seek(self._read)
+                new = lines.read()
+            self._read += len(new)
+            self._linked += new.count(b"\n")
+        return self._linked
+
+    @property
+    def _links(self) -> Path:
+        return self.folder / "state" / "links" / "links.jsonl"
+
+    def links(self) -> list[dict[str, Any]]:
+        """Return the links so far, in their order. Reads the file: not while something is measured."""
+        return [json.loads(line) for line in self._links.read_bytes().splitlines()]
 
     def said(self, what: bytes) -> int:
         """Return how many lines of the log so far contain ``what``, which must be the same in all calls."""
@@ -156,7 +161,7 @@ settle = "0s"
 
     def linked_at(self) -> dict[str, float]:
         """Return when each path got its link, in seconds since the epoch."""
-        return {link["path"]: datetime.fromisoformat(link["time"]).timestamp() for link in self.links}
+        return {link["path"]: datetime.fromisoformat(link["time"]).timestamp() for link in self.links()}
 
     def stop(self) -> tuple[float, int]:
         """End it by SIGTERM; return its whole CPU seconds and its peak RSS in bytes."""
@@ -180,7 +185,7 @@ def dropped(
         began = daemon.move_in(files)
         try:
             wall = daemon.until_linked(len(files)) - began
+            cpu, rss = daemon.stop()
         finally:
             daemon.give_back(files)
-        cpu, rss = daemon.stop()
         return Usage(wall, cpu, rss, {"cpu_at_work": cpu - daemon.cpu_at_ready})

@@ -66,7 +66,7 @@ def _measure(folder: Path, size: int, kills: int) -> int:
         daemon.until_linked(1)
         wall, sent = time.monotonic() - began, counted.sent
         rss = max(rss, daemon.stop()[1])
-        same = is_same(daemon.links[0]["url"], daemon.drop / path.name)
+        same = is_same(daemon.links()[0]["url"], daemon.drop / path.name)
     most = size + kills * AT_ONCE * PART
     heads = (most // PART + 100) * HEADS
     print("| | figure | at most |\n| --- | --- | --- |")
