@@ -36,7 +36,7 @@ _DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # the lease, so the next try succeeds; a blocking open would hold its thread for up to 45 s.
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
-INLINE_LIMIT = 32
+INLINE_LIMIT = 64
 """Files of a local folder that are looked at (10 to 50 µs each) on the event loop: to start a thread, and to share the
 interpreter with it, takes as long. With 8 a burst of small files took a twentieth more CPU."""
 
