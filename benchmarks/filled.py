@@ -18,7 +18,7 @@ from pathlib import Path
 
 from presignd.config import WatchConfig, load
 from presignd.ledger import Ledger, open_ledger
-from presignd.ledger.changes import Claim
+from presignd.ledger.changes import Change, Claim
 from presignd.model import FileVersion, Fingerprint, LinksMark, Listed, Source
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.ignore import Ignore
@@ -50,9 +50,8 @@ async def _record(ledger: Ledger, intake: Intake, watch: WatchConfig, files: Seq
     claimed = [found.version for found in await ledger.claim([Claim(version) for version in queued]) if found]
     at = datetime.now(UTC)
     verified = await asyncio.gather(*(_verified(ledger, version, at) for version in claimed))
-    ends = [version._replace(expires_at=at + timedelta(minutes=15)) for version in verified]
-    linked = await ledger.record_linked(ends, mark)
-    await asyncio.gather(*(ledger.apply(version, Event.FINISH, done_at=at) for version in linked))
+    end = {"expires_at": at + timedelta(minutes=15), "done_at": at}
+    linked = await ledger.record_linked([Change(one, (Event.LINK, Event.FINISH), end) for one in verified], mark)
     await ledger.record_announced([version.file_id for version in linked])
 
 

@@ -43,7 +43,7 @@ from presignd.runtime import unix_socket
 from presignd.states import Event
 from presignd.verify.verifier import Verifier
 from presignd.webhooks.webhooks import Webhooks, WebhookView
-from tests.versions import claim
+from tests.versions import claim, linking
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 SECRET = "c0ffee00" * 8
@@ -262,7 +262,7 @@ async def recorded(
             case Event.CLAIM:
                 version = (await claim(ledger, "drop", 1, NOW))[0]
             case Event.LINK:
-                version = (await ledger.record_linked([version], LinksMark(1, 1)))[0]
+                version = (await ledger.record_linked([linking(version)], LinksMark(1, 1)))[0]
             case _:
                 version = await ledger.apply(version, event, **changes)
     return version

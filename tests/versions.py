@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from presignd.ledger import Ledger
-from presignd.ledger.changes import Claim
+from presignd.ledger.changes import Change, Claim
 from presignd.model import FileVersion, Fingerprint, LinksMark, NewVersion, State
+from presignd.states import Event
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, 891011, tzinfo=UTC)
 LATER = NOW + timedelta(hours=1)
@@ -47,6 +48,11 @@ def in_state(state: State, path: bytes = b"a.txt", **given: Any) -> FileVersion:
         "queued_at": NOW,
     }
     return FileVersion(path=path, state=state, **(defaults | given))
+
+
+def linking(version: FileVersion, **fields: Any) -> Change:
+    """Return the change of a version whose link was made, and that is finished as well if it is given ``done_at``."""
+    return Change(version, (Event.LINK, Event.FINISH) if "done_at" in fields else (Event.LINK,), fields)
 
 
 async def claim(ledger: Ledger, watch: str, limit: int, now: datetime, **more: Any) -> list[FileVersion]:

@@ -134,20 +134,11 @@ def _claim_of(one: Claim) -> Change:
     return Change(version, (Event.CLAIM,), {"attempt": version.attempt + 1, "etag": etag})
 
 
-def record_linked(
-    connection: sqlite3.Connection, versions: Sequence[FileVersion], mark: LinksMark, ended: Mapping[str, datetime]
-) -> list[FileVersion]:
-    """Move verified versions to linked, those in ``ended`` on to finished, and set the mark of ``links.jsonl``."""
-    moved = apply(connection, [_link_of(version, ended.get(version.file_id)) for version in versions])
+def record_linked(connection: sqlite3.Connection, changes: Sequence[Change], mark: LinksMark) -> list[FileVersion]:
+    """Apply the changes of versions whose links were made, and set the mark of ``links.jsonl``."""
+    moved = apply(connection, changes)
     set_meta(connection, links_inode=mark.inode, links_offset=mark.offset)
     return moved
-
-
-def _link_of(version: FileVersion, done_at: datetime | None) -> Change:
-    link = {"expires_at": version.expires_at, "link_version": version.link_version}
-    if done_at is None:
-        return Change(version, (Event.LINK,), link)
-    return Change(version, (Event.LINK, Event.FINISH), {**link, "done_at": done_at})
 
 
 def requeue(connection: sqlite3.Connection, selection: Selection, now: datetime) -> list[FileVersion]:

@@ -286,15 +286,12 @@ class Ledger:
         """Return versions that are past uploading (verified, ended, quarantined) and still name an upload."""
         return await self._ask(queries.uploads_left)
 
-    async def record_linked(
-        self, versions: Sequence[FileVersion], mark: LinksMark, ended: Mapping[str, datetime] = NOTHING
-    ) -> list[FileVersion]:
-        """Move verified versions to linked, and record the mark of ``links.jsonl``, in one commit.
+    async def record_linked(self, linked: Sequence[Change], mark: LinksMark) -> list[FileVersion]:
+        """Apply the changes of versions whose links were made, and record the mark of ``links.jsonl``, in one commit.
 
-        Each version's ``expires_at`` (the link's end) and ``link_version`` are recorded as given. Those in
-        ``ended``, by ``file_id``, are finished in the same commit, done at that time: their files stay as they are.
+        Where a file stays as it is, its change also finishes it.
         """
-        return await self._do_all(changes.record_linked, versions, mark, ended)
+        return await self._do_all(changes.record_linked, linked, mark)
 
     # --- start, end, upkeep -------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ from presignd.states import Event
 from tests.canary import assert_no_secrets
 from tests.descriptors import open_descriptors
 from tests.served import DONE, NOW, SECRET, UPLOADED, Served, configuration, recorded, served, serving
+from tests.versions import linking
 
 __all__ = ["served"]
 
@@ -185,7 +186,7 @@ async def test_wait_answers_when_the_link_is_there(served: Served) -> None:
     version = await recorded(served, "a", *UPLOADED)
     waiting = asyncio.create_task(wait(served, "a"))
     await until(lambda: bool(served.view.hints))
-    await served.view.ledger.record_linked([version], LinksMark(1, 1))
+    await served.view.ledger.record_linked([linking(version)], LinksMark(1, 1))
     assert await waiting == {"a": "linked"}
     assert served.view.hints == [("drop", b"a")]
 

@@ -12,7 +12,7 @@ from presignd.model import FileVersion, LinksMark
 from presignd.pipeline.watch import leftovers
 from presignd.pipeline.watch.watcher import Pauses
 from presignd.states import Event
-from tests.versions import claim
+from tests.versions import claim, linking
 from tests.watching import Drop
 from tests.watching import watching as watched
 
@@ -29,7 +29,7 @@ async def linked(drop: Drop, path: str) -> FileVersion:
     await drop.has(path)
     (version,) = await claim(drop.ledger, "drop", 1, datetime.now(UTC))
     version = await drop.ledger.apply(version, Event.VERIFY, checksum="md5:c", signed_at=NOW)
-    (version,) = await drop.ledger.record_linked([version._replace(expires_at=NOW)], LinksMark(1, 1))
+    (version,) = await drop.ledger.record_linked([linking(version, expires_at=NOW)], LinksMark(1, 1))
     return version
 
 

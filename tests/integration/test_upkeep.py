@@ -21,7 +21,7 @@ from presignd.model import FileVersion, Fingerprint, State
 from presignd.pipeline.files.folder import Folder
 from presignd.states import Event
 from presignd.system.clock import utcnow
-from tests.versions import MARK, NOW, claim, new
+from tests.versions import MARK, NOW, claim, linking, new
 
 
 def written(file: Path) -> Fingerprint:
@@ -46,7 +46,7 @@ class World:
         path = await self.queued(file)
         (version,) = await claim(self.ledger, "drop", 1, NOW)
         version = await self.ledger.apply(version, Event.VERIFY)
-        (version,) = await self.ledger.record_linked([version], MARK)
+        (version,) = await self.ledger.record_linked([linking(version)], MARK)
         version = await self.ledger.apply(version, Event.FINISH, done_at=NOW)
         await self.ledger.record_announced([version.file_id])
         return path

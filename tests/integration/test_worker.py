@@ -34,7 +34,7 @@ from presignd.presign import Grant, GrantRequest
 from presignd.states import Event
 from tests.faulty_s3 import BUCKET, FaultyS3, Object
 from tests.running import Running, config, running, watch
-from tests.versions import LATER, MARK, claim, new
+from tests.versions import LATER, MARK, claim, linking, new
 
 
 def theirs(store: FaultyS3, key: str = "a") -> None:
@@ -615,7 +615,7 @@ async def test_what_ends_while_others_are_taken_up_is_left_to_whoever_works_on_i
         apply_all = ledger.apply_all
 
         async def applied(wanted: Sequence[Change]) -> list[FileVersion]:
-            await ledger.record_linked([other], MARK, {other.file_id: LATER})
+            await ledger.record_linked([linking(other, done_at=LATER)], MARK)
             del at_work[other.file_id]
             return await apply_all(wanted)
 

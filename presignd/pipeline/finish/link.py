@@ -26,6 +26,7 @@ from presignd.presign.stable import StableLink, StableRequest
 from presignd.runtime.crash_points import passed
 from presignd.runtime.heartbeat import alive, beat
 from presignd.runtime.outage import Trouble
+from presignd.states import Event
 from presignd.system.clock import utcnow
 
 T = TypeVar("T")
@@ -106,10 +107,13 @@ def link_of(version: FileVersion, made: Grant | StableLink, path: str) -> Link:
     )
 
 
-def linked_by(version: FileVersion, link: Link) -> FileVersion:
-    """Return a version with what the ledger records of its link."""
+def linked_by(version: FileVersion, link: Link, done_at: datetime | None = None) -> Change:
+    """Return the change that records a version's link; with ``done_at`` it is finished, too."""
     named = link.version_id if link.version_id and link.names_version else ""
-    return version._replace(expires_at=link.expires_at, link_version=named)
+    fields = {"expires_at": link.expires_at, "link_version": named}
+    if done_at is None:
+        return Change(version, (Event.LINK,), fields)
+    return Change(version, (Event.LINK, Event.FINISH), {**fields, "done_at": done_at})
 
 
 class Linker:
@@ -189,15 +193,14 @@ class Linker:
         """Write the lines, then commit; each is retried until it succeeds, and a written line isn't written again."""
         mark = await self._until_done(lambda: self._write(items))
         # Crash window: the next start reads back the lines on disk whose commit is missing.
-        linked, links = [item for item in items if item.link], [item.link for item in items if item.link]
-        done = [linked_by(item.version, link) for item, link in zip(linked, links, strict=True)]
         now = utcnow()
-        ended = {item.version.file_id: now for item in linked if item.finishes}
-        versions = await self._until_done(lambda: self._ledger.record_linked(done, mark, ended)) if done else []
-        for item, version in zip(linked, versions, strict=True):
-            item.version = version
-        if linked:
-            self._on_links(links)
+        linked = [(item, item.link) for item in items if item.link]
+        changes = [linked_by(item.version, link, now if item.finishes else None) for item, link in linked]
+        if changes:
+            versions = await self._until_done(lambda: self._ledger.record_linked(changes, mark))
+            for (item, _), version in zip(linked, versions, strict=True):
+                item.version = version
+            self._on_links([link for _, link in linked])
         _hand_on([item for item in items if item.link or item.problem])
 
     async def _until_done(self, step: Callable[[], Awaitable[T]]) -> T:

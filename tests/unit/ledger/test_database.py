@@ -23,7 +23,7 @@ from presignd.states import Event
 from presignd.system import filesystem
 from presignd.system.sqlite import DatabaseFile
 from tests.descriptors import open_descriptors
-from tests.versions import LATER, MARK, NOW, PRINT, new
+from tests.versions import LATER, MARK, NOW, PRINT, linking, new
 
 
 async def opened_and_closed(folder: Path) -> None:
@@ -209,7 +209,7 @@ def test_no_statement_of_the_daily_work_scans_or_sorts_the_versions(recorder: An
     claimed = changes.claim(recorder, [Claim(version) for version in due])
     one, two, three = [found.version for found in claimed if found]
     (one,) = changes.apply(recorder, [Change(one, (Event.VERIFY,), {"etag": "e"})])
-    (one,) = changes.record_linked(recorder, [one], MARK, {})
+    (one,) = changes.record_linked(recorder, [linking(one)], MARK)
     assert changes.assign_key(recorder, two, "a", fresh=True, next_key=True, after_key="a~2")
     changes.apply(recorder, [Change(three, (Event.QUARANTINE,))])
     questions.known(recorder, "drop", [b"1/a", b"2/a"])

@@ -17,7 +17,7 @@ from presignd.ledger import Ledger, LostUpdate, Selection, open_ledger
 from presignd.ledger.changes import Claim
 from presignd.model import FileVersion, Fingerprint, LinksMark, Listed, Sent, State
 from presignd.states import TRANSITIONS, UNCLEAN_LIMIT, BadTransition, Event
-from tests.versions import LATER, MARK, NOW, PRINT, claim, new
+from tests.versions import LATER, MARK, NOW, PRINT, claim, linking, new
 
 LINK_ID = "mZt3k2pQv9_xY4-aB1cD5e"
 
@@ -47,7 +47,7 @@ async def verified(ledger: Ledger, path: bytes = b"a.txt", **given: Any) -> File
 
 async def linked(ledger: Ledger, path: bytes = b"a.txt", **given: Any) -> FileVersion:
     version = await verified(ledger, path, **given)
-    (moved,) = await ledger.record_linked([version._replace(expires_at=LATER)], MARK)
+    (moved,) = await ledger.record_linked([linking(version, expires_at=LATER)], MARK)
     return moved
 
 
@@ -589,10 +589,10 @@ async def test_links_and_their_files_mark_are_committed_together_or_not_at_all(l
     good, stale = await verified(ledger, b"1"), await verified(ledger, b"2")
     await ledger.apply(stale, Event.QUARANTINE)
     with pytest.raises(LostUpdate):
-        await ledger.record_linked([good, stale], LinksMark(1, 2))
+        await ledger.record_linked([linking(good), linking(stale)], LinksMark(1, 2))
     assert await ledger.links_mark() is None
     assert await ledger.by_id(good.file_id) == good
-    (moved,) = await ledger.record_linked([good._replace(expires_at=LATER)], LinksMark(2**64 - 1, 2**50))
+    (moved,) = await ledger.record_linked([linking(good, expires_at=LATER)], LinksMark(2**64 - 1, 2**50))
     assert (moved.state, moved.linked, moved.expires_at) == (State.LINKED, True, LATER)
     assert await ledger.by_id(good.file_id) == moved
     assert await ledger.links_mark() == LinksMark(2**64 - 1, 2**50)
@@ -600,8 +600,8 @@ async def test_links_and_their_files_mark_are_committed_together_or_not_at_all(l
 
 async def test_a_link_whose_file_stays_is_finished_in_the_same_commit(ledger: Ledger) -> None:
     stays, moves = await verified(ledger, b"1"), await verified(ledger, b"2")
-    dated = [each._replace(expires_at=LATER) for each in (stays, moves)]
-    found = await ledger.record_linked(dated, MARK, {stays.file_id: NOW})
+    wanted = [linking(stays, expires_at=LATER, done_at=NOW), linking(moves, expires_at=LATER)]
+    found = await ledger.record_linked(wanted, MARK)
     assert [(each.state, each.done_at) for each in found] == [(State.FINISHED, NOW), (State.LINKED, None)]
     assert found == [await ledger.by_id(stays.file_id), await ledger.by_id(moves.file_id)]
     assert await ledger.unannounced() == found[:1]
@@ -820,7 +820,7 @@ async def test_a_version_that_has_its_link_is_retried_from_there(ledger: Ledger)
 
 
 async def test_a_link_without_an_end_is_a_link_and_an_end_without_a_link_is_none(ledger: Ledger) -> None:
-    endless = await ledger.record_linked([await verified(ledger, b"1", key="1")], MARK)
+    endless = await ledger.record_linked([linking(await verified(ledger, b"1", key="1"))], MARK)
     unlinked = await ledger.update(await verified(ledger, b"2", key="2"), expires_at=LATER)
     for version in (*endless, unlinked):
         await ledger.apply(version, Event.QUARANTINE)
@@ -924,7 +924,7 @@ async def test_many_changes_at_once_are_what_each_alone_would_be(ledger: Ledger)
     verified = await asyncio.gather(*(ledger.apply(one, Event.VERIFY, **changes) for one in sent))
     assert verified == [await ledger.by_id(one.file_id) for one in first]
     assert {one.etag for one in verified} == {f"e{one.file_id}" for one in first}
-    linked = await ledger.record_linked([one._replace(expires_at=LATER) for one in verified], MARK)
+    linked = await ledger.record_linked([linking(one, expires_at=LATER) for one in verified], MARK)
     ended = await asyncio.gather(*(ledger.apply(one, Event.FINISH, done_at=LATER) for one in linked))
     assert ended == [await ledger.by_id(one.file_id) for one in first]
     assert [one.file_id for one in await ledger.unannounced()] == [one.file_id for one in first]

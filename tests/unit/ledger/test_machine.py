@@ -25,7 +25,7 @@ from presignd.ledger.changes import Change, Claim
 from presignd.ledger.schema import MIGRATIONS
 from presignd.model import FileVersion, Fingerprint, LinksMark, State
 from presignd.states import ENDED, IN_FLIGHT, TRANSITIONS, UNCLEAN_LIMIT, Event, is_recorded
-from tests.versions import NOW, PRINT, new
+from tests.versions import NOW, PRINT, linking, new
 
 PATHS = st.sampled_from([b"a", b"d/a", b"d/b"])
 KEYS = st.sampled_from(["k", "k.txt", None])
@@ -224,8 +224,8 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(version=held, ends=st.booleans())
     def link_in_a_batch(self, version: FileVersion, ends: bool) -> None:
         if version.state is State.VERIFIED and self.states.get(version.file_id) is State.VERIFIED:
-            ended = {version.file_id: self.now} if ends else {}
-            (moved,) = changes.record_linked(self.connection, [version], LinksMark(1, 2), ended)
+            link = linking(version, done_at=self.now) if ends else linking(version)
+            (moved,) = changes.record_linked(self.connection, [link], LinksMark(1, 2))
             self.moved(moved._replace(state=State.LINKED), Event.LINK)
             if ends:
                 self.moved(moved, Event.FINISH)

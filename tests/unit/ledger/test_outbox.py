@@ -15,7 +15,7 @@ from presignd.model import State
 from presignd.states import Event
 from presignd.system.clock import utcnow
 from presignd.webhooks.outbox import Hook, Message
-from tests.versions import LATER, MARK, NOW, claim, new
+from tests.versions import LATER, MARK, NOW, claim, linking, new
 
 CHAT = Hook("chat", ("file.done", "file.quarantined"), b"1")
 PAGER = Hook("pager", ("file.quarantined", "store.unreachable"), b"2")
@@ -36,7 +36,7 @@ async def finish(ledger: Ledger, *paths: bytes) -> None:
     await ledger.enqueue([new(path) for path in paths])
     claimed = await claim(ledger, "drop", len(paths), LATER)
     verified = await ledger.apply_all([Change(one, (Event.VERIFY,), {"checksum": "md5:00"}) for one in claimed])
-    await ledger.record_linked(verified, MARK, {one.file_id: NOW for one in verified})
+    await ledger.record_linked([linking(one, done_at=NOW) for one in verified], MARK)
 
 
 async def quarantine(ledger: Ledger, path: bytes) -> None:

@@ -14,7 +14,7 @@ from presignd.ledger.changes import Claim
 from presignd.ledger.units import Marker, Member, NewUnit
 from presignd.model import NO_FILE, FileVersion, State
 from presignd.states import Event
-from tests.versions import LATER, MARK, NOW, PRINT, claim, new
+from tests.versions import LATER, MARK, NOW, PRINT, claim, linking, new
 
 OWN = PRINT._replace(ino=NO_FILE)
 FIRST, SECOND = Marker(0, 1 << 64), Marker(0, 2)
@@ -50,7 +50,7 @@ async def finished(ledger: Ledger, version: FileVersion) -> None:
     (claimed,) = await ledger.claim([Claim(version)])
     assert claimed is not None
     done = await ledger.apply(claimed.version, Event.VERIFY, checksum="md5:bb", signed_at=NOW)
-    await ledger.record_linked([done], MARK, {done.file_id: NOW})
+    await ledger.record_linked([linking(done, done_at=NOW)], MARK)
 
 
 async def test_a_complete_folder_queues_its_two_own_files_in_one_commit(ledger: Ledger) -> None:

@@ -18,7 +18,7 @@ from presignd.pipeline.intake import Intake
 from presignd.pipeline.put import PutHandler, PutRequest, PutRequests
 from presignd.states import Event
 from tests.links import link
-from tests.versions import MARK, NOW, claim, new
+from tests.versions import MARK, NOW, claim, linking, new
 
 
 class World:
@@ -54,7 +54,7 @@ class World:
     async def upload(self, version: FileVersion) -> None:
         """Take a claimed version through to its link."""
         version = await self.ledger.apply(version, Event.VERIFY, checksum="md5:00", signed_at=NOW)
-        (version,) = await self.ledger.record_linked([version._replace(expires_at=NOW)], MARK)
+        (version,) = await self.ledger.record_linked([linking(version, expires_at=NOW)], MARK)
         self.held.linked([link(1)._replace(file_id=version.file_id)])
         await self.ledger.apply(version, Event.FINISH, done_at=NOW)
 

@@ -67,8 +67,8 @@ def link() -> None:
         put_off.append(lambda: append(self, links))
         return self.mark
 
-    async def record_linked(self: Any, versions: Any, mark: Any, ended: Any = None) -> Any:
-        done = await commit(self, versions, mark, ended or {})
+    async def record_linked(self: Any, linked: Any, mark: Any) -> Any:
+        done = await commit(self, linked, mark)
         while put_off:
             put_off.pop()()
         return done

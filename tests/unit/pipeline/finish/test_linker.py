@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import reduce
 from typing import Any, cast
 
 import pytest
@@ -19,6 +20,7 @@ from presignd.pipeline.finish.link import STALE, Linker, link_request, make_link
 from presignd.pipeline.stage import Item
 from presignd.presign import Grant, GrantRequest
 from presignd.presign.stable import StableLink, StableRequest
+from presignd.states import after
 from presignd.system.clock import utcnow
 from tests.versions import in_state
 
@@ -77,14 +79,12 @@ class World:
     def info(self, event: str) -> None:
         self.told.append(event)
 
-    async def record_linked(
-        self, versions: Sequence[FileVersion], mark: LinksMark, ended: Mapping[str, datetime]
-    ) -> list[FileVersion]:
+    async def record_linked(self, linked: Sequence[Change], mark: LinksMark) -> list[FileVersion]:
         assert mark.offset == len(self.lines)
         if self.commits:
             raise self.commits.pop(0)
-        self.committed += [version.file_id for version in versions]
-        return [v._replace(state=State.FINISHED if v.file_id in ended else State.LINKED) for v in versions]
+        self.committed += [change.version.file_id for change in linked]
+        return [one._replace(state=reduce(after, events, one.state), **fields) for one, events, fields in linked]
 
     async def apply_all(self, changes: Sequence[Change]) -> list[FileVersion]:
         return [change.version._replace(**change.fields) for change in changes]
