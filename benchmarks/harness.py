@@ -24,6 +24,8 @@ from benchmarks.tls import OverTls
 from presignd.demo.seaweedfs import find_program
 
 SERVER_CORE, CLIENT_CORE = 0, 1
+SHARING = frozenset({"seaweedfs", "seaweedfs-https"})
+"""Servers that share all cores with their clients, as on one machine. The sink has a core of its own."""
 BLOCK = 1 << 20
 
 
@@ -77,9 +79,15 @@ def warm(paths: Sequence[Path]) -> None:
                 pass
 
 
+def place_server(name: str) -> None:
+    """Choose the cores for the servers from now on, and for this process, from which they inherit them."""
+    os.sched_setaffinity(0, range(os.cpu_count() or 1) if name in SHARING else {SERVER_CORE})
+
+
 def on_client_core(argv: Sequence[str | Path]) -> list[str]:
-    """Return the command line that runs ``argv`` on the client's core."""
-    return ["taskset", "-c", str(CLIENT_CORE), *map(str, argv)]
+    """Return the command line that runs ``argv`` on the client's core, or on all cores if the server has all."""
+    sharing = os.sched_getaffinity(0) != {SERVER_CORE}
+    return [*map(str, argv)] if sharing else ["taskset", "-c", str(CLIENT_CORE), *map(str, argv)]
 
 
 def measure(argv: Sequence[str | Path], env: Mapping[str, str], *, stdin: bytes = b"") -> Usage:

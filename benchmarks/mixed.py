@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.dropped import Daemon
-from benchmarks.harness import SERVERS, bench_folder, make_files, print_head, spread, warm
+from benchmarks.harness import SERVERS, bench_folder, make_files, place_server, print_head, spread, warm
 from benchmarks.options import options
 
 GIB = 1 << 30
@@ -36,6 +36,7 @@ def main() -> None:
         small = make_files(folder / "small", SMALL_COUNT, SMALL_SIZE, "small")
         large = make_files(folder / "large", asked.files, asked.size, "large")
         for server in asked.servers:
+            place_server(server)
             told = (
                 f"{asked.files} x {asked.size / GIB:.3g} GiB and {SMALL_COUNT:,} x {SMALL_SIZE >> 10} KiB on {server}"
             )

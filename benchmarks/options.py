@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.harness import SERVERS, bench_folder, print_head
+from benchmarks.harness import SERVERS, bench_folder, place_server, print_head
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,5 +39,6 @@ def each_server(asked: Options, what: str) -> Iterator[tuple[str, Path]]:
     """Yield each server and the folder for all of them, with the head of its table printed."""
     with bench_folder(asked.folder) as folder:
         for server in asked.servers:
+            place_server(server)
             print_head(f"{what} on {server}", asked.rounds)
             yield server, folder
