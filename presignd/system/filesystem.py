@@ -84,8 +84,10 @@ def close_quietly(fd: int) -> None:
     Each close sends a request to FUSE, which answers ENOTCONN if its server is dead (fuse(4), FLUSH). The descriptor is
     closed in any case (close(2)), and the reads already showed whether the file could be read.
     """
-    with suppress(OSError):
+    try:
         os.close(fd)
+    except OSError:
+        return
 
 
 def fs_type(target: int | str | bytes | os.PathLike[str]) -> int:

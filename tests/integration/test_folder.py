@@ -177,10 +177,24 @@ def test_without_proc_a_file_is_opened_by_its_name_and_compared(
         return opened(path, flags, dir_fd=dir_fd)
 
     monkeypatch.setattr(os, "open", without_proc)
+    module._own_descriptors.cache_clear()
     assert content(folder, b"a/b/file") == b"inside"
     (tmp_path / "drop" / "link").symlink_to("a/b/file")
     with pytest.raises(NotRegular):
         folder.open(b"link")
+
+
+def test_a_fork_opens_files_through_its_own_descriptors(folder: Folder, tmp_path: Path) -> None:
+    """/proc/self/fd stays open, but it would be that of the process that opened it."""
+    os.close(folder.open(b"a/b/file"))
+    others = [os.open(tmp_path / "outside" / "file", os.O_RDONLY) for _ in range(4)]
+    if not (child := os.fork()):
+        for fd in others:
+            os.close(fd)
+        os._exit(0 if content(folder, b"a/b/file") == b"inside" else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    for fd in others:
+        os.close(fd)
 
 
 def test_without_proc_what_can_not_be_compared_is_closed(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,6 +217,7 @@ def test_what_became_a_link_or_a_device_while_it_was_opened_is_no_file(
 
 def test_no_descriptor_is_left_open_whatever_comes_of_it(folder: Folder, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "drop" / "fifo")
+    os.close(folder.open(b"a/b/file"))  # the first of all opens /proc/self/fd for good
     before = open_descriptors()
     for path in (b"a/b/file", b"a/b/missing", b"a/missing/x", b"fifo", b"a/b"):
         try:

@@ -12,10 +12,11 @@ import errno
 import os
 import posixpath
 import stat
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from itertools import chain, count, groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from presignd.errors import NO_DESCRIPTORS, Fault, PresigndError, UsageError, reason_of, system_fault
 from presignd.system.durable import rename_noreplace
@@ -24,10 +25,11 @@ from presignd.system.filesystem import close_quietly, may_hang, mounted_below
 from presignd.system.trust import open_folder, parent_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from presignd.config import WatchConfig
+
+T = TypeVar("T")
 
 _O_PATH = getattr(os, "O_PATH", 0)
 _PATH_ONLY = _O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -140,8 +142,7 @@ class Folder:
     # --- what is in it --------------------------------------------------------------------------
     def stat(self, path: bytes) -> os.stat_result:
         """Return the stat of what is at ``path``; no symlink is followed at any component."""
-        with os_errors_as_faults(), self._parent(path) as (parent, name):
-            return os.stat(name, dir_fd=parent, follow_symlinks=False)
+        return self._at(path, _stat)
 
     def missing(self, paths: Iterable[bytes]) -> list[bytes]:
         """Return those of ``paths`` at which there is nothing; one that can't be checked counts as existing.
@@ -166,13 +167,11 @@ class Folder:
 
         Raises ``NotRegular`` for anything else, which is never opened for reading.
         """
-        with os_errors_as_faults(), self._parent(path) as (parent, name):
-            return _open_regular(parent, name)
+        return self._at(path, _open_regular)
 
     def open_directory(self, path: bytes) -> int:
         """Open the directory at ``path`` (b"" for the root) for listing; the caller closes it."""
-        with os_errors_as_faults(), self._parent(path) as (parent, name):
-            return os.open(name, os.O_RDONLY | _DIRECTORY, dir_fd=parent)
+        return self._at(path, _open_directory)
 
     @contextmanager
     def dir_fd(self, path: bytes) -> Iterator[int]:
@@ -183,12 +182,19 @@ class Folder:
         """
         with ExitStack() as opened:
             with os_errors_as_faults():  # the walk only: the caller's errors stay as they are
-                fd, _ = opened.enter_context(self._parent(path))
+                fd, _ = opened.enter_context(parent_of(self.fd, _components(path)))
             yield fd
 
-    def _parent(self, path: bytes) -> AbstractContextManager[tuple[int, bytes]]:
+    def _at(self, path: bytes, call: Callable[[int, bytes], T]) -> T:
+        """Return what ``call`` returns for the directory that holds ``path``, open, and for its last component."""
         components = _components(path)
-        return nullcontext((self.fd, components[0])) if len(components) == 1 else parent_of(self.fd, components)
+        try:
+            if len(components) == 1:
+                return call(self.fd, components[0])
+            with parent_of(self.fd, components) as (parent, name):
+                return call(parent, name)
+        except OSError as error:
+            raise _meaning_of(error) from None
 
 
 class Folders:
@@ -250,26 +256,43 @@ def _components(path: bytes) -> list[bytes]:
 
 def _is_missing(parent: int, name: bytes) -> bool:
     try:
-        os.stat(name, dir_fd=parent, follow_symlinks=False)
+        _stat(parent, name)
     except OSError as error:
         return error.errno in _GONE
     return False
 
 
+def _stat(parent: int, name: bytes) -> os.stat_result:
+    return os.stat(name, dir_fd=parent, follow_symlinks=False)
+
+
+def _open_directory(parent: int, name: bytes) -> int:
+    return os.open(name, os.O_RDONLY | _DIRECTORY, dir_fd=parent)
+
+
 def _open_regular(parent: int, name: bytes) -> int:
     if not _O_PATH:
-        return _open_compared(parent, name, os.stat(name, dir_fd=parent, follow_symlinks=False))
+        return _open_compared(parent, name, _stat(parent, name))
     place = os.open(name, _PATH_ONLY, dir_fd=parent)
     try:
         st = os.fstat(place)
         if not stat.S_ISREG(st.st_mode):
             raise NotRegular("not a regular file")
         try:
-            return os.open(f"/proc/self/fd/{place}", _READ & ~os.O_NOFOLLOW)
+            return os.open(f"{place}", _READ & ~os.O_NOFOLLOW, dir_fd=_own_descriptors())
         except FileNotFoundError:  # without /proc, as without O_PATH: open by name and compare
             return _open_compared(parent, name, st)
     finally:
         os.close(place)
+
+
+@cache
+def _own_descriptors() -> int:
+    """Return a descriptor of /proc/self/fd: to walk there for each file takes a third longer."""
+    return os.open("/proc/self/fd", _O_PATH | _DIRECTORY)
+
+
+os.register_at_fork(after_in_child=_own_descriptors.cache_clear)
 
 
 def _open_compared(parent: int, name: bytes, seen: os.stat_result) -> int:
