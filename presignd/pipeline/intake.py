@@ -8,9 +8,9 @@ from __future__ import annotations
 import mimetypes
 import posixpath
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from presignd.config import WatchConfig
@@ -49,13 +49,15 @@ class Intake:
         *,
         fault: Fault | None = None,
         prefix: str | None = None,
+        now: datetime | None = None,
     ) -> NewVersion:
         """Return the version of a complete file; one that can't be sent is quarantined from the start.
 
         ``fault``: the fault of a file that can't be read (``unreadable``). ``prefix``: the presigner's, None if it is
-        asked only as the file is sent; a key that depends on the content is known only then, too.
+        asked only as the file is sent; a key that depends on the content is known only then, too. ``now``: the time, by
+        default the clock's.
         """
-        config, file_id, now = self._watches[watch], self._ids.new(), utcnow()
+        config, file_id, now = self._watches[watch], self._ids.new(), now or utcnow()
         key, refused = None, fault
         if not refused:
             try:
@@ -90,8 +92,8 @@ class Intake:
 
 def refuse_too_large(watch_config: WatchConfig, size: int) -> None:
     """Raise ``too_large`` for a file of ``size`` bytes that the watch or S3 doesn't accept."""
-    largest = min(watch_config.max_size or LARGEST_OBJECT, LARGEST_OBJECT)
-    if size > largest:
+    if size > LARGEST_OBJECT or (watch_config.max_size and size > watch_config.max_size):
+        largest = min(watch_config.max_size or LARGEST_OBJECT, LARGEST_OBJECT)
         raise fault_for("too_large", f"{size} bytes, at most {largest}")
 
 
@@ -99,16 +101,15 @@ def content_type(watch: WatchConfig, path: bytes) -> str:
     """Return the watch's content type, or guess it from the name (IANA types by suffix)."""
     if watch.content_type != "auto":
         return watch.content_type
-    name = path.rpartition(b"/")[2].decode("utf-8", "replace")
-    begin, *suffixes = name.rsplit(".", 2)
+    name = path.rpartition(b"/")[2]
+    begin, *suffixes = name.rsplit(b".", 2)
     # Two suffixes decide. All of the name is needed where the dots begin it (a hidden file), or for a URL's scheme.
-    decides = ".".join(("x", *suffixes)) if begin.strip(".") and ":" not in name else name
-    return _guessed_type(decides)
+    return _guessed_type(b".".join((b"x", *suffixes)) if begin.strip(b".") and b":" not in name else name)
 
 
 @lru_cache(maxsize=1024)
-def _guessed_type(name: str) -> str:
-    kind, encoding = mimetypes.guess_type(name, strict=False)
+def _guessed_type(name: bytes) -> str:
+    kind, encoding = mimetypes.guess_type(name.decode("utf-8", "replace"), strict=False)
     packed = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
     if encoding:
         return packed.get(encoding, "application/octet-stream")
@@ -127,8 +128,12 @@ _LAST = int((datetime.max.replace(tzinfo=UTC) - timedelta(days=1)).timestamp())
 """Range of seconds since 1970 that is within the years 1 to 9999 in every time zone."""
 
 
-class _KeyParts(NamedTuple):
-    """The values for a template's fields: the path below the watch, names, times, and the hash if it is known."""
+@dataclass(slots=True)
+class _KeyParts:
+    """The values for a template's fields: the path below the watch, names, times, and the hash if it is known.
+
+    By a field's name it gives the field's value. Only those in the template are computed: most keys are ``{path}``.
+    """
 
     path: str
     watch: str
@@ -139,6 +144,9 @@ class _KeyParts(NamedTuple):
     timezone: str
     sha256: str
     prefix: str
+
+    def __getitem__(self, field: str) -> object:
+        return _VALUES[field](self)
 
     def mtime(self) -> datetime:
         """Return the file's time, or the nearest that a ``datetime`` can hold: filesystems know more years."""
@@ -160,7 +168,7 @@ _VALUES: Mapping[str, Callable[[_KeyParts], object]] = {
     "mtime": _KeyParts.mtime,
     "queued": lambda parts: parts.queued_at.astimezone(ZoneInfo(parts.timezone)),
 }
-"""The value of each field. Only the fields of the template are computed: most keys are ``{path}``."""
+"""The value of each field."""
 
 
 def render_for(
@@ -185,7 +193,7 @@ def render_for(
     parts = _KeyParts(name, watch.name, host, file_id, fingerprint.mtime_ns, queued_at, watch.timezone, sha256, prefix)
     # A file at the top has no parent: "{parent}/{name}" is its name, not "/name".
     template = watch.key if "/" in name else watch.key.replace("{parent}/", "")
-    key = template.format_map({field: _VALUES[field](parts) for field in _fields(template)})
+    key = template.format_map(parts)
     if problem := problem_of(key):
         raise fault_for("key_refused", problem)
     return key
@@ -193,7 +201,7 @@ def render_for(
 
 def problem_of(key: str) -> str | None:
     """Return why a file can't have this key, None if it can: the probes write and remove the check key."""
-    if key.rpartition("/")[2] == CHECK_NAME:
+    if f"/{key}".endswith(f"/{CHECK_NAME}"):
         return f"{CHECK_NAME} is the name of presignd's own objects"
     return key_problem(key)
 

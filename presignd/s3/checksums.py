@@ -110,7 +110,7 @@ class _CrcHash:
         return self._value.to_bytes(self._size, "big")
 
     def hexdigest(self) -> str:
-        return self.digest().hex()
+        return f"{self._value:0{2 * self._size}x}"
 
 
 @cache

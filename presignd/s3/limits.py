@@ -44,10 +44,11 @@ def key_problem(key: str) -> str | None:  # noqa: PLR0911 - one line a rule
         return "it holds a character that XML can't carry, or is no UTF-8"
     if len(key.encode()) > MAX_KEY:
         return f"it is longer than {MAX_KEY} bytes"
-    if key.startswith("/") or key.endswith("/") or "//" in key:
+    segments = key.split("/")
+    if "" in segments:
         return "it has an empty segment (//, a leading or trailing /)"
     if "\\" in key:
         return "it holds a backslash"
-    if {".", ".."} & set(key.split("/")):
+    if "." in segments or ".." in segments:
         return "it has a dot segment"
     return None
