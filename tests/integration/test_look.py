@@ -54,7 +54,7 @@ class Place:
         self.looker = Looker(watch, self.folder, check, unfinished=self.unfinished, ahead=lambda _: None)
 
     def look(self, *paths: bytes) -> list[Look]:
-        return [look for look, _ in self.looker.look([(path, None) for path in paths])]
+        return self.looker.look([(path, None) for path in paths])
 
     def fingerprint(self) -> Fingerprint:
         return Fingerprint.of((self.root / "a").stat())

@@ -15,7 +15,7 @@ from presignd.pipeline.files.hash import TINY, Read, read_at
 from presignd.pipeline.files.ignore import Unfinished
 from presignd.pipeline.files.lease import WriterCheck, ignore_sigio
 from presignd.pipeline.settle import looker
-from presignd.pipeline.settle.decide import Complete, Look, Outcome, Wait
+from presignd.pipeline.settle.decide import Look
 from presignd.pipeline.settle.looker import Looker
 from presignd.pipeline.stage import Ahead
 
@@ -57,7 +57,7 @@ def looker_of(kind: type[Folder], path: Path) -> Looker:
     return Looker(watch, kind(watch), check, unfinished=Unfinished(), ahead=lambda _: Ahead(TINY, ["md5"]))
 
 
-def looks(made: Looker, *paths: bytes, read: Read = read_at) -> list[tuple[Look, Outcome]]:
+def looks(made: Looker, *paths: bytes, read: Read = read_at) -> list[Look]:
     return made.look([(path, None) for path in paths], read)
 
 
@@ -69,22 +69,22 @@ def test_only_content_that_did_not_change_is_kept(
 ) -> None:
     monkeypatch.setattr(looker, "has_fine_times", lambda _folder: True)  # else the new file is too young
     (tmp_path / "a").write_bytes(b"content")
-    [(_, outcome)] = looks(looker_of(Folder, tmp_path), b"a", read=read)
-    assert isinstance(outcome, Complete)
-    assert (outcome.content.data if outcome.content else None) == kept
+    [look] = looks(looker_of(Folder, tmp_path), b"a", read=read)
+    assert look.wait is None
+    assert (look.content.data if look.content else None) == kept
 
 
 def test_a_disk_that_fails_during_a_look_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").write_bytes(b"content")
     monkeypatch.setattr(looker, "fingerprint_of", broken)
-    [(look, outcome)] = looks(looker_of(Folder, tmp_path), b"a")
-    assert isinstance(outcome, Wait)
+    [look] = looks(looker_of(Folder, tmp_path), b"a")
+    assert look.wait is not None
     assert look.fault is not None
     assert look.fault.code == "read_error"
 
 
 def test_what_can_not_be_looked_at_now_is_not_taken_for_unreadable(tmp_path: Path) -> None:
     (tmp_path / "later").write_bytes(b"content")
-    found = [look for look, _ in looks(looker_of(Unreadable, tmp_path), b"later", b"now", b"gone")]
+    found = looks(looker_of(Unreadable, tmp_path), b"later", b"now", b"gone")
     assert found[0].fingerprint is not None
     assert [look.fault.code if look.fault else "" for look in found] == ["unreadable", "too_many_files", ""]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 from presignd.errors import FileFault
 from presignd.model import State
@@ -48,88 +48,61 @@ class Rules:
         return max(default if self.settle is None else self.settle, self.timestamp_precision)
 
 
-class Look(NamedTuple):
-    """What one look at a path found.
-
-    ``fingerprint`` is None if no regular file is there or, with a ``fault``, if that is unknown. ``read_ns`` (wall
-    clock, UTC) and ``seen_at`` (monotonic, seconds) were taken before anything else, so a write after the writer check
-    has a ctime later than ``read_ns``. ``missing`` names the ready marker that is missing, ``download`` the unfinished
-    download beside the file. ``fault``: why the file can't be read.
-    """
-
-    fingerprint: Fingerprint | None
-    read_ns: int
-    seen_at: float
-    writer: bool | None = None
-    missing: str = ""
-    fault: Fault | None = None
-    download: str = ""
-
-
-class History(NamedTuple):
-    """What is remembered between looks: the fingerprint, since when it is the same (monotonic), and how many looks."""
-
-    fingerprint: Fingerprint
-    since: float
-    looks: int = 0
-
-
 class Wait(NamedTuple):
-    """The file is not complete yet: look again in ``after`` seconds; ``why`` is for people.
+    """The file is not complete yet: look again in ``after`` seconds; ``why`` is for people."""
 
-    ``history``: None before a first look that found a file.
-    """
-
-    history: History | None
     after: float
     why: str
 
 
-class Complete(NamedTuple):
-    """The file is complete, with this fingerprint; with a ``fault`` it is unreadable, and unchanged for long enough.
+@dataclass(slots=True)
+class Look:
+    """What one look at a path found, and its result.
 
-    ``content``: what the file holds, if the look read it.
+    ``read_ns`` (wall clock, UTC) and ``seen_at`` (monotonic, seconds) are taken before anything else, so a write after
+    the writer check has a ctime later than ``read_ns``. ``fingerprint`` is None if no regular file is there or, with a
+    ``fault``, if that is unknown. It is the same ``since`` the first (monotonic) of so many ``looks`` before this one.
+    ``missing`` names the ready marker that is missing, ``download`` the unfinished download beside the file.
+    ``fault``: why the file can't be read. A complete file has no ``wait``, and its ``content`` if that was read.
     """
 
-    history: History
-    fault: FileFault | None
+    read_ns: int
+    seen_at: float
+    since: float
+    fingerprint: Fingerprint | None = None
+    writer: bool | None = None
+    missing: str = ""
+    download: str = ""
+    fault: Fault | None = None
+    looks: int = 0
+    wait: Wait | None = None
     content: Prepared | None = None
 
+    def follow(self, before: Look) -> None:
+        """Note since when the fingerprint is the same."""
+        if before.fingerprint == self.fingerprint:
+            self.since, self.looks = before.since, before.looks + 1
 
-Outcome: TypeAlias = Complete | Wait | None
 
-
-def decide(before: History | None, look: Look, rules: Rules) -> Outcome:
-    """Return whether a file is complete or must wait; None if there is no file.
+def decide(look: Look, rules: Rules) -> Wait | None:
+    """Return why a file must wait; None if it is complete, or if there is no file.
 
     Where the writer check works, a ctime that is older than the quiet time is enough. A file with a ctime in the
     future (the clock was set back), and one that the kernel can't check, is watched for the whole quiet time.
     """
     if look.fingerprint is None:
-        return None if look.fault is None else Wait(before, _LONGEST_PAUSE, look.fault.message)
-    history = History(look.fingerprint, look.seen_at)
-    if before is not None and before.fingerprint == look.fingerprint:
-        history = History(before.fingerprint, before.since, before.looks + 1)
+        return None if look.fault is None else Wait(_LONGEST_PAUSE, look.fault.message)
     if look.fault is not None and not isinstance(look.fault, FileFault):
-        return Wait(history, pause_after(history.looks), look.fault.message)
+        return Wait(pause_after(look.looks), look.fault.message)
     if look.writer:
-        return Wait(history, pause_after(history.looks), "open for writing")
+        return Wait(pause_after(look.looks), "open for writing")
     if look.missing or look.download:
         why = f"waits for {look.missing}" if look.missing else f"waits until {look.download} beside it is gone"
-        return Wait(history, pause_after(history.looks, _LONGEST_MARKER_PAUSE), why)
-    needed, quiet = rules.needed(look.writer), _quiet(history, look)
-    if quiet < needed:
-        return Wait(history, needed - quiet, f"not yet quiet for {needed:g} s")
-    return Complete(history, look.fault)
-
-
-def _quiet(history: History, look: Look) -> float:
-    """Return for how many seconds the file has certainly not changed."""
-    watched = look.seen_at - history.since
-    if look.writer is None:
-        return watched
-    age = (look.read_ns - history.fingerprint.ctime_ns) / _NS
-    return max(age, watched)
+        return Wait(pause_after(look.looks, _LONGEST_MARKER_PAUSE), why)
+    needed, quiet = rules.needed(look.writer), look.seen_at - look.since
+    if look.writer is not None:
+        quiet = max(quiet, (look.read_ns - look.fingerprint.ctime_ns) / _NS)
+    return Wait(needed - quiet, f"not yet quiet for {needed:g} s") if quiet < needed else None
 
 
 def pause_after(looks: int, last: float = _LONGEST_PAUSE) -> float:
@@ -147,17 +120,18 @@ class Verdict(Enum):
     COMPARE = "the same version if its content is equal"
 
 
-def compare_with_ledger(known: FileVersion | None, complete: Complete, *, takes_away: bool) -> Verdict:  # noqa: PLR0911 - a table
+def compare_with_ledger(  # noqa: PLR0911 - a table
+    known: FileVersion | None, fingerprint: Fingerprint, *, readable: bool, takes_away: bool
+) -> Verdict:
     """Compare a complete file with the current version of its path.
 
     ``takes_away``: the watch moves or deletes what is finished, so a file at the path is another drop.
     """
-    fingerprint = complete.history.fingerprint
     if known is None or known.state in LEFT:
         return Verdict.NEW
     if is_recorded(known, fingerprint):
         return Verdict.SAME
-    if was_unreadable(known) and complete.fault is None:
+    if was_unreadable(known) and readable:
         return Verdict.NEW
     if known.fingerprint == fingerprint and known.gone_at is None:
         return Verdict.SAME  # still unreadable
@@ -173,7 +147,7 @@ def compare_with_ledger(known: FileVersion | None, complete: Complete, *, takes_
         # A queued file is read later anyway; of an ignored or quarantined one only the metadata changed.
         return Verdict.REFINGERPRINT
     # Unreadable: its content can't be compared, so its record stays as it is until the file can be read or changes.
-    return Verdict.SAME if complete.fault else Verdict.COMPARE
+    return Verdict.COMPARE if readable else Verdict.SAME
 
 
 def _dropped_again(known: FileVersion, fingerprint: Fingerprint) -> bool:

@@ -14,7 +14,7 @@ import time
 from collections import Counter, deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from presignd.errors import FileFault
 from presignd.ledger import LostUpdate
@@ -22,11 +22,12 @@ from presignd.model import Source
 from presignd.pipeline.announce import shown_path
 from presignd.pipeline.files.folder import root_of
 from presignd.pipeline.files.hash import read_at
-from presignd.pipeline.settle.decide import Complete, Verdict, Wait, compare_with_ledger, pause_after
+from presignd.pipeline.settle.decide import Verdict, Wait, compare_with_ledger, pause_after
 from presignd.pipeline.stage import TURN
 from presignd.runtime.heartbeat import alive, beat, resting
 from presignd.runtime.tasks import within
 from presignd.states import is_recorded
+from presignd.system.clock import utcnow
 from presignd.system.filesystem import read_cached
 from presignd.system.threads import in_background, run
 from presignd.telemetry.log import get_logger
@@ -38,10 +39,10 @@ if TYPE_CHECKING:
     from presignd.config import WatchConfig
     from presignd.errors import Fault
     from presignd.ledger import Ledger
-    from presignd.model import FileVersion, NewVersion
+    from presignd.model import FileVersion, Fingerprint, NewVersion
     from presignd.pipeline.files.hash import Prepared
     from presignd.pipeline.intake import Intake
-    from presignd.pipeline.settle.decide import History
+    from presignd.pipeline.settle.decide import Look
     from presignd.pipeline.settle.looker import Looker
 
 ROOM = 5_000
@@ -86,9 +87,10 @@ class SettlingPath:
 class _Entry:
     """A path that settles, first seen at ``since_ns``. ``due``: None while it is in a turn, or being compared.
 
-    ``again``: an event named it during that. ``looks_in_vain`` counts the looks while another version is in flight.
-    ``in_backlog``: it waits for its first look, or its content is to be compared. ``retries``: the code of the passing
-    fault that its last look found.
+    ``again``: an event named it during that. ``look``: the last that found a file. ``file_id``: the version whose
+    content that file has. ``looks_in_vain`` counts the looks while another version is in flight. ``in_backlog``: it
+    waits for its first look, or its content is to be compared. ``retries``: the code of the passing fault that its last
+    look found.
     """
 
     path: bytes
@@ -96,7 +98,8 @@ class _Entry:
     since_ns: int
     due: float | None = None
     looked_at: float = 0.0
-    history: History | None = None
+    look: Look | None = None
+    file_id: str = ""
     why: str = "not looked at yet"
     looks_in_vain: int = 0
     again: bool = False
@@ -104,12 +107,8 @@ class _Entry:
     retries: str = ""
 
 
-class _Found(NamedTuple):
-    """A complete file, to be recorded. ``file_id`` is the version's whose content it has, "" for a new version."""
-
-    entry: _Entry
-    complete: Complete
-    file_id: str = ""
+_Found: TypeAlias = tuple[_Entry, "Look", "Fingerprint"]
+"""A path, the look that found a file there, and the file's fingerprint."""
 
 
 class Lane:
@@ -209,23 +208,25 @@ class Lane:
                     taken.append(entry)
         return taken
 
-    def _wait(self, entry: _Entry, outcome: Wait) -> None:
-        entry.history, entry.why = outcome.history, outcome.why
-        pause = min(outcome.after, _LOOK_GAP) if entry.again else outcome.after
+    def _wait(self, entry: _Entry, wait: Wait) -> None:
+        entry.why = wait.why
+        pause = min(wait.after, _LOOK_GAP) if entry.again else wait.after
         self._queue(entry, entry.looked_at + pause)
 
-    def _wait_for_earlier(self, entry: _Entry, complete: Complete) -> None:
+    def _wait_for_earlier(self, found: _Found) -> None:
         """Look again later: another version of the path is in flight."""
+        entry, look, _ = found
+        look.content = None
         pause = min(_LONGEST_WAIT, 0.2 * 1.5 ** min(entry.looks_in_vain, 32))
         entry.looks_in_vain += 1
-        self._wait(entry, Wait(complete.history, pause, "the version before it is in flight"))
+        self._wait(entry, Wait(pause, "the version before it is in flight"))
 
     def _forget(self, entry: _Entry) -> None:
         """Forget a path; queue it again if an event named it during this turn."""
         if entry.retries:
             self._note_fault(entry, None)
         if entry.again:
-            entry.history, entry.looks_in_vain = None, 0
+            entry.look, entry.looks_in_vain = None, 0
             self._queue(entry, self._monotonic() + _LOOK_GAP)
         else:
             del self._entries[entry.path]
@@ -256,57 +257,61 @@ class Lane:
         if not due:
             # A file that got the place of a task may not have used it: it was gone.
             return self._give_places(COMPARING - self._comparing)
-        paths = [(entry.path, entry.history) for entry in due]
+        paths = [(entry.path, entry.look) for entry in due]
         inline = len(paths) <= self.looker.inline_limit
         read = read_cached if inline else read_at
         looked = await run(lambda: self.looker.look(paths, read), inline=inline)
-        asked = list[tuple[_Entry, Complete | Wait]]()
-        for entry, (look, outcome) in zip(due, looked, strict=True):
+        asked = list[_Found]()
+        for entry, look in zip(due, looked, strict=True):
             self._backlog -= entry.in_backlog
             entry.looked_at, entry.in_backlog = look.seen_at, False
             if look.fault or entry.retries:
                 self._note_fault(entry, look.fault)
-            if outcome is None:
-                self._forget(entry)
-            elif isinstance(outcome, Wait) and (entry.history or not (look.missing or look.download)):
-                self._wait(entry, outcome)
+            wait, first = look.wait, not entry.look
+            if look.fingerprint:
+                entry.look = look
+                if not wait or (first and (look.missing or look.download)):
+                    asked.append((entry, look, look.fingerprint))
+                    continue
+            if wait:
+                self._wait(entry, wait)
             else:
-                asked.append((entry, outcome))
+                self._forget(entry)
         self._backlog_shrank.set()
         if asked:
             await self._compare_with_ledger(asked, tasks)
         return True
 
-    async def _compare_with_ledger(
-        self, asked: Sequence[tuple[_Entry, Complete | Wait]], tasks: asyncio.TaskGroup
-    ) -> None:
+    async def _compare_with_ledger(self, asked: Sequence[_Found], tasks: asyncio.TaskGroup) -> None:
         """Record which of the complete files are new versions. Those that wait for a marker or a download wait on.
 
         Of these, what the ledger has as it is needs no marker: that may be gone for good.
         """
-        known = await self._ledger.known(self.watch, [entry.path for entry, _ in asked])
+        known = await self._ledger.known(self.watch, [entry.path for entry, _, _ in asked])
         new, touched = list[_Found](), list[_Found]()
-        for entry, outcome in asked:
+        for found in asked:
+            entry, look, fingerprint = found
             version = known.get(entry.path)
-            if isinstance(outcome, Wait):
-                if outcome.history and is_recorded(version, outcome.history.fingerprint):
+            if look.wait:
+                if is_recorded(version, fingerprint):
                     self._forget(entry)
                 else:
-                    self._wait(entry, outcome)
+                    self._wait(entry, look.wait)
                 continue
-            verdict = compare_with_ledger(version, outcome, takes_away=self._takes_away)
+            verdict = compare_with_ledger(version, fingerprint, readable=not look.fault, takes_away=self._takes_away)
             if verdict is Verdict.NEW:
-                new.append(_Found(entry, outcome))
+                new.append(found)
             elif verdict is Verdict.SAME:
                 self._forget(entry)
             elif verdict is Verdict.WAIT_FOR_EARLIER:
-                self._wait_for_earlier(entry, outcome)
+                self._wait_for_earlier(found)
             else:
                 assert version is not None, "what is unknown is new"
+                entry.file_id = version.file_id
                 if verdict is Verdict.COMPARE or version.gone_at is not None:
-                    self._compare(entry, outcome, version, tasks)
+                    self._compare(found, version, tasks)
                 else:
-                    touched.append(_Found(entry, outcome, version.file_id))
+                    touched.append(found)
         await self._record(touched, self._refingerprint)
         await self._record(new, self._enqueue)
 
@@ -331,32 +336,32 @@ class Lane:
             )
 
     # --- comparing contents ---------------------------------------------------------------------
-    def _compare(self, entry: _Entry, complete: Complete, known: FileVersion, tasks: asyncio.TaskGroup) -> None:
+    def _compare(self, found: _Found, known: FileVersion, tasks: asyncio.TaskGroup) -> None:
         """Compare a file with a version in a task; if there are too many tasks, wait for one to end."""
-        entry.history, entry.why = complete.history, "it is compared with the version before it"
-        entry.in_backlog = True
+        entry, look, _ = found
+        look.content = None  # many may wait
+        entry.why, entry.in_backlog = "it is compared with the version before it", True
         self._backlog += 1
         if self._comparing < COMPARING:
             self._comparing += 1
-            complete = complete._replace(content=None)  # many may wait
-            tasks.create_task(self._compare_in_task(entry, complete, known), name=f"compare:{known.file_id}")
+            tasks.create_task(self._compare_in_task(found, known), name=f"compare:{known.file_id}")
         else:
             entry.due = _NEVER_DUE
             self._without_task.append(entry)
 
-    async def _compare_in_task(self, entry: _Entry, complete: Complete, known: FileVersion) -> None:
-        found = complete.history.fingerprint
-        same: bool | None = known.fingerprint == found
+    async def _compare_in_task(self, found: _Found, known: FileVersion) -> None:
+        entry, _, fingerprint = found
+        same: bool | None = known.fingerprint == fingerprint
         if not same:
             async with self._one_hash:
-                same = await in_background(self.looker.same_content, entry.path, found, known, self._stop)
-        if same and known.gone_at is not None and not await self._on_return(known._replace(fingerprint=found)):
+                same = await in_background(self.looker.same_content, entry.path, fingerprint, known, self._stop)
+        if same and known.gone_at is not None and not await self._on_return(known._replace(fingerprint=fingerprint)):
             same = None
         self._end_comparison(entry)
         if same:
-            await self._record([_Found(entry, complete, known.file_id)], self._refingerprint)
+            await self._record([found], self._refingerprint)
         elif same is False:
-            await self._record([_Found(entry, complete)], self._enqueue)
+            await self._record([found], self._enqueue)
         else:
             self._queue(entry, self._monotonic() + pause_after(0))
 
@@ -380,18 +385,18 @@ class Lane:
     # --- the ledger -----------------------------------------------------------------------------
     async def _refingerprint(self, found: Sequence[_Found]) -> None:
         """Record the fingerprints of files whose content is that of their versions."""
-        prints = [(each.file_id, each.complete.history.fingerprint) for each in found]
-        await self._ledger.refingerprint(prints)
+        await self._ledger.refingerprint([(entry.file_id, fingerprint) for entry, _, fingerprint in found])
 
     async def _enqueue(self, found: Sequence[_Found]) -> None:
         """Record new versions."""
-        versions, contents = [], {}
-        for entry, complete, _ in found:
-            fingerprint, fault = complete.history.fingerprint, complete.fault
-            version = self.intake.make_version(self.watch, entry.path, fingerprint, entry.source, fault=fault)
+        versions, contents, now = [], {}, utcnow()
+        for entry, look, fingerprint in found:
+            version = self.intake.make_version(
+                self.watch, entry.path, fingerprint, entry.source, fault=look.fault, now=now
+            )
             versions.append(version)
-            if complete.content:
-                contents[version.file_id] = complete.content
+            if look.content:
+                contents[version.file_id] = look.content
         await self._record_new(versions, contents)
 
     async def _record(self, found: Sequence[_Found], write: Callable[[Sequence[_Found]], Awaitable[None]]) -> None:
@@ -402,10 +407,10 @@ class Lane:
             await write(found)
         except LostUpdate:
             if len(found) == 1:
-                self._wait_for_earlier(found[0].entry, found[0].complete)
+                self._wait_for_earlier(found[0])
             else:
                 for each in found:
                     await self._record([each], write)
         else:
-            for each in found:
-                self._forget(each.entry)
+            for entry, _, _ in found:
+                self._forget(entry)

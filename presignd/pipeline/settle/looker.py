@@ -16,19 +16,10 @@ from presignd.pipeline.files.folder import Folder, Gone, NotRegular
 from presignd.pipeline.files.hash import Prepared, Read, checksum_like, fingerprint_of, read_at
 from presignd.pipeline.files.ignore import Unfinished, beside, makes_wait
 from presignd.pipeline.files.lease import WriterCheck, has_writer
-from presignd.pipeline.settle.decide import (
-    LOCAL_PRECISION,
-    NETWORK_PRECISION,
-    Complete,
-    History,
-    Look,
-    Outcome,
-    Rules,
-    decide,
-)
+from presignd.pipeline.settle.decide import LOCAL_PRECISION, NETWORK_PRECISION, Look, Rules, decide
 from presignd.pipeline.stage import Ahead
 from presignd.pipeline.unit.folders import WatchMarkers, folder_of, marker_of
-from presignd.runtime.heartbeat import beat
+from presignd.runtime.heartbeat import current_heart
 from presignd.s3.checksums import checksum_of
 from presignd.system.filesystem import close_quietly, has_fine_times, is_network
 
@@ -70,52 +61,54 @@ class Looker:
         """How many paths can be looked at in the time a thread takes to start (``Folder.inline_limit``)."""
         return self._folder.inline_limit
 
-    def look(self, paths: Iterable[tuple[bytes, History | None]], read: Read = read_at) -> list[tuple[Look, Outcome]]:
-        """Look at each path once and decide, by what is remembered of it; read a complete file that is tiny."""
-        ahead = self._ahead(self._watch)
-        return [self._look(path, before, read, ahead) for path, before in paths]
+    def look(self, paths: Iterable[tuple[bytes, Look | None]], read: Read = read_at) -> list[Look]:
+        """Look at each path once and decide, by the look before; read a complete file that is tiny."""
+        ahead, heart, looks = self._ahead(self._watch), current_heart(), list[Look]()
+        for path, before in paths:
+            heart.beat()
+            looks.append(self._look(path, before, read, ahead))
+        return looks
 
-    def _look(self, path: bytes, before: History | None, read: Read, ahead: Ahead | None) -> tuple[Look, Outcome]:
-        beat()
-        begun = time.time_ns(), time.monotonic()
+    def _look(self, path: bytes, before: Look | None, read: Read, ahead: Ahead | None) -> Look:
+        now = time.monotonic()
+        look = Look(time.time_ns(), now, now)
         try:
             fd = self._folder.open(path)
             try:
                 # The writer first: a write after that shows in the fingerprint, as a ctime past read_ns.
-                writer = has_writer(fd) if self._leases else None
+                look.writer = has_writer(fd) if self._leases else None
                 fingerprint = fingerprint_of(fd)
-                look = self._found(path, fingerprint, begun, writer)
-                outcome = decide(before, look, self._rules)
-                if ahead and fingerprint.size <= ahead.size and isinstance(outcome, Complete):
-                    outcome = Complete(outcome.history, None, _content(fd, fingerprint, ahead.algorithms, read))
-                return look, outcome
+                self._decide(look, path, fingerprint, before)
+                if ahead and look.wait is None and fingerprint.size <= ahead.size:
+                    look.content = _content(fd, fingerprint, ahead.algorithms, read)
             finally:
                 close_quietly(fd)
         except (Gone, NotRegular):
-            look = Look(None, *begun)
+            pass
         except Fault as fault:
-            look = self._unread(path, begun, fault)
-        return look, decide(before, look, self._rules)
+            look = self._unread(path, Look(look.read_ns, now, now, fault=fault), before)
+        return look
 
-    def _unread(self, path: bytes, begun: tuple[int, float], fault: Fault) -> Look:
+    def _unread(self, path: bytes, look: Look, before: Look | None) -> Look:
         """Return the look at a file that can't be opened, or not be read now."""
         try:
-            return self._found(path, Fingerprint.of(self._folder.stat(path)), begun, None, fault)
+            self._decide(look, path, Fingerprint.of(self._folder.stat(path)), before)
         except (Gone, NotRegular, FileFault):
-            return Look(None, *begun)
+            return Look(look.read_ns, look.seen_at, look.since)
         except Fault as passing:
-            return Look(None, *begun, fault=passing)
+            look.fingerprint, look.fault = None, passing
+            look.wait = decide(look, self._rules)
+        return look
 
-    def _found(
-        self,
-        path: bytes,
-        fingerprint: Fingerprint,
-        begun: tuple[int, float],
-        writer: bool | None,
-        fault: Fault | None = None,
-    ) -> Look:
-        missing = self._missing(path) if self._marker else ""
-        return Look(fingerprint, *begun, writer, missing, fault, self._download(path, fingerprint.size, begun[0]))
+    def _decide(self, look: Look, path: bytes, fingerprint: Fingerprint, before: Look | None) -> None:
+        look.fingerprint = fingerprint
+        if before:
+            look.follow(before)
+        if self._marker:
+            look.missing = self._missing(path)
+        if downloads := self._unfinished.of(path):
+            look.download = self._download(downloads, fingerprint.size, look.read_ns)
+        look.wait = decide(look, self._rules)
 
     def _missing(self, path: bytes) -> str:
         """Return the name of the ready marker that is missing; "" if it is there."""
@@ -128,9 +121,9 @@ class Looker:
             return f"{name} to be written anew" if is_old else ""
         return name
 
-    def _download(self, path: bytes, size: int, now_ns: int) -> str:
-        """Return the name of the unfinished download that the file at ``path`` waits for; "" for none."""
-        for download in self._unfinished.of(path):
+    def _download(self, downloads: Iterable[bytes], size: int, now_ns: int) -> str:
+        """Return the name of the unfinished download that a file waits for; "" for none."""
+        for download in downloads:
             try:
                 age = (now_ns - self._folder.stat(download).st_mtime_ns) / 1e9
             except (Gone, NotRegular, FileFault):

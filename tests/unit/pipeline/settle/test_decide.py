@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import pytest
 
@@ -11,8 +12,6 @@ from presignd.model import FileVersion, Fingerprint, State
 from presignd.pipeline.settle.decide import (
     LOCAL_PRECISION,
     NETWORK_PRECISION,
-    Complete,
-    History,
     Look,
     Rules,
     Verdict,
@@ -36,13 +35,30 @@ def look(
     fingerprint: Fingerprint, after: float, *, writer: bool | None = False, missing: str = "", code: str = ""
 ) -> Look:
     """Look ``after`` seconds, on both clocks."""
-    return Look(fingerprint, NOW + round(after * 1e9), 100.0 + after, writer, missing, fault(code) if code else None)
+    at, broken = 100.0 + after, fault(code) if code else None
+    return Look(NOW + round(after * 1e9), at, at, fingerprint, writer=writer, missing=missing, fault=broken)
 
 
-def wait(before: History | None, one: Look, rules: Rules) -> Wait:
-    outcome = decide(before, one, rules)
-    assert isinstance(outcome, Wait)
-    return outcome
+class Waits(NamedTuple):
+    look: Look
+    after: float
+    why: str
+
+
+def wait(before: Look | None, one: Look, rules: Rules) -> Waits:
+    outcome = decided(before, one, rules)
+    assert outcome is not None
+    return Waits(one, *outcome)
+
+
+def is_complete(before: Look | None, one: Look, rules: Rules) -> bool:
+    return decided(before, one, rules) is None
+
+
+def decided(before: Look | None, one: Look, rules: Rules) -> Wait | None:
+    if before:
+        one.follow(before)
+    return decide(one, rules)
 
 
 # --- where the writer check works ---------------------------------------------------------------
@@ -50,25 +66,25 @@ def test_a_file_without_writer_settles_a_second_after_its_last_change() -> None:
     first = wait(None, look(made(), 0.4), Rules())
     assert first.after == pytest.approx(0.6)
     assert first.why == "not yet quiet for 1 s"
-    assert isinstance(decide(first.history, look(made(), 1.0), Rules()), Complete)
+    assert is_complete(first.look, look(made(), 1.0), Rules())
 
 
 def test_an_old_file_without_writer_settles_at_the_first_look() -> None:
-    assert isinstance(decide(None, look(made(NOW - HOUR), 0), Rules()), Complete)
+    assert is_complete(None, look(made(NOW - HOUR), 0), Rules())
 
 
 def test_an_old_file_that_is_open_for_writing_waits_however_quiet_it_is() -> None:
     first = wait(None, look(made(NOW - HOUR), 0, writer=True), Rules())
     assert first.why == "open for writing"
-    assert isinstance(decide(first.history, look(made(NOW - HOUR), 3600, writer=True), Rules()), Wait)
-    assert isinstance(decide(first.history, look(made(NOW - HOUR), 3601), Rules()), Complete)
+    assert not is_complete(first.look, look(made(NOW - HOUR), 3600, writer=True), Rules())
+    assert is_complete(first.look, look(made(NOW - HOUR), 3601), Rules())
 
 
 def test_looks_at_a_held_file_come_further_and_further_apart_up_to_a_second() -> None:
     seen, pauses = None, []
     for second in range(12):
         outcome = wait(seen, look(made(NOW - HOUR), second, writer=True), Rules())
-        seen = outcome.history
+        seen = outcome.look
         pauses.append(outcome.after)
     assert pauses == sorted(pauses)
     assert pauses[0] == 0.05
@@ -80,19 +96,19 @@ def test_a_ctime_in_the_future_is_not_trusted_and_does_not_hold_the_file_for_eve
     future = made(NOW + HOUR)
     first = wait(None, look(future, 0), Rules())
     assert first.after == 1.0
-    assert isinstance(decide(first.history, look(future, 0.9), Rules()), Wait)
-    assert isinstance(decide(first.history, look(future, 1.0), Rules()), Complete)
+    assert not is_complete(first.look, look(future, 0.9), Rules())
+    assert is_complete(first.look, look(future, 1.0), Rules())
 
 
 def test_an_mtime_in_the_future_holds_nothing() -> None:
-    assert isinstance(decide(None, look(made(NOW - HOUR, mtime_ns=NOW + HOUR), 0), Rules()), Complete)
+    assert is_complete(None, look(made(NOW - HOUR, mtime_ns=NOW + HOUR), 0), Rules())
 
 
 def test_with_no_quiet_time_asked_for_the_grain_of_file_times_is_still_waited_for() -> None:
     rules = Rules(settle=0)
     first = wait(None, look(made(), 0.001), rules)
     assert first.after == pytest.approx(LOCAL_PRECISION - 0.001)
-    assert isinstance(decide(first.history, look(made(), LOCAL_PRECISION), rules), Complete)
+    assert is_complete(first.look, look(made(), LOCAL_PRECISION), rules)
 
 
 # --- where it can't -----------------------------------------------------------------------------
@@ -100,8 +116,8 @@ def test_where_the_kernel_cannot_tell_a_file_is_watched_for_ten_seconds_however_
     old = made(NOW - HOUR)
     first = wait(None, look(old, 0, writer=None), Rules())
     assert first.why == "not yet quiet for 10 s"
-    assert isinstance(decide(first.history, look(old, 9.9, writer=None), Rules()), Wait)
-    assert isinstance(decide(first.history, look(old, 10.0, writer=None), Rules()), Complete)
+    assert not is_complete(first.look, look(old, 9.9, writer=None), Rules())
+    assert is_complete(first.look, look(old, 10.0, writer=None), Rules())
 
 
 @pytest.mark.parametrize(
@@ -111,9 +127,9 @@ def test_where_the_kernel_cannot_tell_a_file_is_watched_for_ten_seconds_however_
 def test_any_change_of_the_fingerprint_starts_the_quiet_time_anew(changed: Fingerprint, *, writer: bool | None) -> None:
     changed = changed._replace(ctime_ns=NOW + HOUR)
     first = wait(None, look(made(NOW + HOUR - 1), 0, writer=writer), Rules(settle=5))
-    again = wait(first.history, look(changed, 4.9, writer=writer), Rules(settle=5))
+    again = wait(first.look, look(changed, 4.9, writer=writer), Rules(settle=5))
     assert again.after == 5
-    assert isinstance(decide(again.history, look(changed, 9.9, writer=writer), Rules(settle=5)), Complete)
+    assert is_complete(again.look, look(changed, 9.9, writer=writer), Rules(settle=5))
 
 
 def test_on_a_network_filesystem_two_seconds_are_the_least() -> None:
@@ -129,37 +145,33 @@ def test_a_quiet_time_that_was_given_counts_for_every_file() -> None:
 def test_a_file_waits_for_its_marker_however_quiet() -> None:
     first = wait(None, look(made(NOW - HOUR), 0, missing="a.ok"), Rules())
     assert first.why == "waits for a.ok"
-    assert isinstance(decide(first.history, look(made(NOW - HOUR), 1), Rules()), Complete)
+    assert is_complete(first.look, look(made(NOW - HOUR), 1), Rules())
 
 
 def test_the_marker_does_not_stand_for_the_writer_check_or_the_quiet_time() -> None:
-    assert isinstance(decide(None, look(made(NOW - HOUR), 0, writer=True), Rules()), Wait)
-    assert isinstance(decide(None, look(made(), 0), Rules()), Wait)
+    assert not is_complete(None, look(made(NOW - HOUR), 0, writer=True), Rules())
+    assert not is_complete(None, look(made(), 0), Rules())
 
 
 def test_what_is_no_file_is_dropped() -> None:
-    assert decide(None, Look(None, NOW, 100.0), Rules()) is None
+    assert decide(Look(NOW, 100.0, 100.0), Rules()) is None
 
 
 def test_what_could_not_even_be_statted_waits_for_another_look() -> None:
-    outcome = decide(None, Look(None, NOW, 100.0, fault=fault("too_many_files")), Rules())
-    assert isinstance(outcome, Wait)
-    assert outcome.history is None
+    outcome = decide(Look(NOW, 100.0, 100.0, fault=fault("too_many_files")), Rules())
+    assert outcome is not None
     assert outcome.why == fault("too_many_files").message
 
 
 def test_an_unreadable_file_settles_with_its_fault_once_it_is_quiet() -> None:
     first = wait(None, look(made(), 0, writer=None, code="unreadable"), Rules())
-    outcome = decide(first.history, look(made(), 10, writer=None, code="unreadable"), Rules())
-    assert isinstance(outcome, Complete)
-    assert outcome.fault is not None
-    assert outcome.fault.code == "unreadable"
+    assert is_complete(first.look, look(made(), 10, writer=None, code="unreadable"), Rules())
 
 
 def test_a_passing_fault_is_waited_for_and_never_settles() -> None:
     first = wait(None, look(made(), 0, writer=None, code="read_error"), Rules())
     assert first.why == fault("read_error").message
-    assert isinstance(decide(first.history, look(made(), 3600, writer=None, code="read_error"), Rules()), Wait)
+    assert not is_complete(first.look, look(made(), 3600, writer=None, code="read_error"), Rules())
 
 
 def test_steps_grow_without_overflow() -> None:
@@ -174,10 +186,9 @@ def version(state: State, *, fingerprint: Fingerprint | None = None, checksum: s
 
 
 def verdict(
-    known: FileVersion | None, fingerprint: Fingerprint, *, takes_away: bool = False, code: str = ""
+    known: FileVersion | None, fingerprint: Fingerprint, *, takes_away: bool = False, readable: bool = True
 ) -> Verdict:
-    broken = fault(code) if code else None
-    return compare_with_ledger(known, Complete(History(fingerprint, 0.0), broken), takes_away=takes_away)  # type: ignore[arg-type] # a FileFault by its code
+    return compare_with_ledger(known, fingerprint, readable=readable, takes_away=takes_away)
 
 
 OTHER = made(size=6)
@@ -266,16 +277,14 @@ def test_a_quarantined_file_that_can_be_read_again_goes_on_by_itself() -> None:
     assert not is_recorded(known, made())
     assert verdict(known, made()) is Verdict.NEW
     assert verdict(known, TOUCHED) is Verdict.NEW
-    assert verdict(known, made(), code="unreadable") is Verdict.SAME
-    assert verdict(known, TOUCHED, code="unreadable") is Verdict.REFINGERPRINT
+    assert verdict(known, made(), readable=False) is Verdict.SAME
+    assert verdict(known, TOUCHED, readable=False) is Verdict.REFINGERPRINT
 
 
 def test_a_file_that_lost_its_read_permission_stays_what_it_was() -> None:
-    assert verdict(version(State.FINISHED, checksum="md5:0"), TOUCHED, code="unreadable") is Verdict.SAME
+    assert verdict(version(State.FINISHED, checksum="md5:0"), TOUCHED, readable=False) is Verdict.SAME
 
 
 def test_a_file_waits_for_its_unfinished_download_and_says_so() -> None:
-    look = Look(made(), NOW + 10**12, 0.0, writer=False, download="a.part")
-    waits = decide(None, look, Rules())
-    assert isinstance(waits, Wait)
-    assert waits.why == "waits until a.part beside it is gone"
+    look = Look(NOW + 10**12, 0.0, 0.0, made(), writer=False, download="a.part")
+    assert wait(None, look, Rules()).why == "waits until a.part beside it is gone"

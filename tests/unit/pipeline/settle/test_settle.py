@@ -21,16 +21,7 @@ from presignd.pipeline.files.hash import Prepared, Read, read_at
 from presignd.pipeline.intake import Intake
 from presignd.pipeline.settle import lane as lanes
 from presignd.pipeline.settle import looker
-from presignd.pipeline.settle.decide import (
-    LOCAL_PRECISION,
-    NETWORK_PRECISION,
-    Complete,
-    History,
-    Look,
-    Outcome,
-    Rules,
-    decide,
-)
+from presignd.pipeline.settle.decide import LOCAL_PRECISION, NETWORK_PRECISION, Look, Rules, decide
 from presignd.pipeline.settle.lane import COMPARING, ROOM, SHOWN, Lane
 from presignd.pipeline.settle.looker import Looker, ReadAhead
 from presignd.pipeline.settle.settler import Settler
@@ -75,23 +66,24 @@ class Files(Looker):
 
     inline_limit = 0
 
-    def look(self, paths: Iterable[tuple[bytes, History | None]], read: Read = read_at) -> list[tuple[Look, Outcome]]:
+    def look(self, paths: Iterable[tuple[bytes, Look | None]], read: Read = read_at) -> list[Look]:
         asked = [*paths]
         self.looks.append([path for path, _ in asked])
         self.during()
         return [self._seen(path, before, read) for path, before in asked]
 
-    def _seen(self, path: bytes, before: History | None, read: Read) -> tuple[Look, Outcome]:
+    def _seen(self, path: bytes, before: Look | None, read: Read) -> Look:
         code = "unreadable" if path in self.unreadable else self.faults.get(path)
         broken, missing = fault_for(code) if code else None, self.markers.get(path, "")
-        look = Look(self.there.get(path), self.clock.time_ns(), self.clock.now, path in self.writers, missing, broken)
-        outcome = decide(before, look, self.rules)
-        if isinstance(outcome, Complete):
-            found = outcome.history.fingerprint
-            if (ahead := self.ahead("drop")) and found.size <= ahead.size:
-                self.read[path] = read
-                outcome = outcome._replace(content=Prepared(None, found, dict.fromkeys(ahead.algorithms, ""), b""))
-        return look, outcome
+        found, now = self.there.get(path), self.clock.now
+        look = Look(self.clock.time_ns(), now, now, found, path in self.writers, missing, fault=broken)
+        if before:
+            look.follow(before)
+        look.wait = decide(look, self.rules)
+        if found and look.wait is None and (ahead := self.ahead("drop")) and found.size <= ahead.size:
+            self.read[path] = read
+            look.content = Prepared(None, found, dict.fromkeys(ahead.algorithms, ""), b"")
+        return look
 
     def same_content(  # its arguments are the looker's
         self,
@@ -180,6 +172,7 @@ class Numbered(Intake):
         *,
         fault: Fault | None = None,
         prefix: str | None = None,
+        now: datetime | None = None,  # noqa: ARG002 - as the intake's
     ) -> NewVersion:
         assert prefix is None, "a lane asks no presigner"
         return NewVersion(
