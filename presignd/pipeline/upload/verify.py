@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
-from operator import attrgetter
 from typing import Any
 
 from presignd.errors import Fault, fault
@@ -23,22 +22,6 @@ from presignd.presign.stable import new_link_id
 from presignd.runtime.heartbeat import alive
 from presignd.states import Event
 from presignd.system.filesystem import close_quietly
-
-_COLUMNS = (
-    "fingerprint",
-    "checksum",
-    "part_size",
-    "upload_id",
-    "etag",
-    "version_id",
-    "adopted",
-    "signed_at",
-    "link_id",
-    "error_code",
-    "error",
-)
-"""What a receipt changes in its version, in the order in which ``_verify`` gives the values."""
-_before = attrgetter(*_COLUMNS)
 
 
 class Verifier:
@@ -73,9 +56,10 @@ class Verifier:
                 await self._verify(items)
 
     async def _verify(self, items: Sequence[Item]) -> None:
-        inline = len(items) <= min(self._folders[item.version.watch].inline_limit for item in items)
+        watches = {item.version.watch for item in items}
+        inline = len(items) <= min(self._folders[watch].inline_limit for watch in watches)
         found = await outcomes(self._recheck, items, inline=inline)
-        stable = {watch: await self._are_stable(watch) for watch in {item.version.watch for item in items}}
+        stable = {watch: await self._are_stable(watch) for watch in watches}
         proven: list[tuple[Item, Change]] = []
         signed_at = self._now()
         for item, fingerprint in zip(items, found, strict=True):
@@ -101,7 +85,8 @@ class Verifier:
         If the path is gone, the object holds the file's last content, which was read in full. If only inode or ctime
         changed (chmod, another link), the content is hashed again.
         """
-        receipt, version = _receipt(item), item.version
+        receipt, version = item.receipt, item.version
+        assert receipt is not None, "only what was uploaded is verified"
         if receipt.compared or version.file_id in self._puts or version.path.startswith(b"/"):
             return receipt.fingerprint
         folder = self._folders[version.watch]
@@ -109,16 +94,15 @@ class Verifier:
             there = Fingerprint.of(folder.stat(version.path))
         except (Gone, NotRegular):
             return receipt.fingerprint
-        if there != receipt.fingerprint and not self._same_content(folder, item, there):
+        if there != receipt.fingerprint and not self._same_content(folder, version.path, receipt, there):
             raise fault("changed_while_uploading", "another file took its place, or its content changed")
         return there
 
-    def _same_content(self, folder: Folder, item: Item, there: Fingerprint) -> bool:
-        receipt = _receipt(item)
+    def _same_content(self, folder: Folder, path: bytes, receipt: Receipt, there: Fingerprint) -> bool:
         if not there.same_data(receipt.fingerprint):
             return False
         try:
-            fd = folder.open(item.version.path)
+            fd = folder.open(path)
         except (Gone, NotRegular):
             return True
         try:
@@ -140,27 +124,22 @@ class Verifier:
         self._verified(verified)
 
 
-def _receipt(item: Item) -> Receipt:
-    assert item.receipt is not None, "only what was uploaded is verified"
-    return item.receipt
-
-
 def _verify(item: Item, fingerprint: Fingerprint, signed_at: datetime, link_id: str) -> Change:
     """Return the change to verified, with only the columns that the receipt changes: few after a first attempt."""
-    receipt = _receipt(item)
-    verified: tuple[Any, ...] = (
-        fingerprint,
-        receipt.checksum,
-        receipt.part_size,
-        "",
-        receipt.etag,
-        receipt.version_id,
-        receipt.adopted,
-        signed_at,
-        link_id,
-        "",
-        "",
-    )
-    before = _before(item.version)
-    changed = {name: new for name, new, old in zip(_COLUMNS, verified, before, strict=True) if new != old}
-    return Change(item.version, (Event.VERIFY,), changed)
+    receipt, before = item.receipt, item.version
+    assert receipt is not None
+    verified: dict[str, Any] = {
+        "fingerprint": fingerprint,
+        "checksum": receipt.checksum,
+        "part_size": receipt.part_size,
+        "upload_id": "",
+        "etag": receipt.etag,
+        "version_id": receipt.version_id,
+        "adopted": receipt.adopted,
+        "signed_at": signed_at,
+        "link_id": link_id,
+        "error_code": "",
+        "error": "",
+    }
+    changed = {name: value for name, value in verified.items() if value != getattr(before, name)}
+    return Change(before, (Event.VERIFY,), changed)
