@@ -12,11 +12,11 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
+from math import inf
 
 from presignd.config import UploadConfig
 from presignd.ledger import Enqueued, Ledger
 from presignd.ledger.changes import Claim
-from presignd.ledger.rows import as_recorded
 from presignd.model import FileVersion, NewVersion, State
 from presignd.pipeline.files.hash import Prepared
 from presignd.pipeline.stage import MOST, TURN, Item
@@ -184,17 +184,21 @@ class Dispatcher:
         claimed = await self._ledger.claim(claims)
         if self._draining:
             return 0  # claimed while the drain began: recovery puts them back in the queue
+        begun = list[Item]()
         for item, now in zip(items, claimed, strict=True):
             if now is not None:
                 item.retried = item.version.etag != ""
-                self._send(item, now.version, now.previous)
+                item.version, item.previous = now
+                begun.append(item)
+        self._send(begun)
         return len(versions)
 
-    def _send(self, item: Item, version: FileVersion, previous: FileVersion | None) -> None:
-        item.version, item.previous = version, previous
-        item.gives_way = self._alone and len(self._suspects) > 1
-        self.add(item)
-        self._uploader.queue.put_nowait(item)
+    def _send(self, items: Sequence[Item]) -> None:
+        gives_way = self._alone and len(self._suspects) > 1
+        for item in items:
+            item.gives_way = gives_way
+            self.at_work[item.version.file_id] = item
+        self._uploader.queue.put_all(items)
 
     def _limits(self, watch: str, watches: int) -> list[tuple[int | None, int]]:
         """Return what ``watch``, one of so many, may claim now: the size to stay below (None: any), and how many.
@@ -260,31 +264,33 @@ class Dispatcher:
     @asynccontextmanager
     async def room_for(
         self, versions: Sequence[NewVersion], contents: Mapping[str, Prepared]
-    ) -> AsyncIterator[list[Item]]:
+    ) -> AsyncIterator[dict[str, str]]:
         """Choose the new versions that can be sent at once, and keep room for them until ``begin``.
 
-        These are tiny files that were read (``contents``, by file_id), while no tiny version waits in the queue. For
-        many that are equally urgent, wait a moment until the queue is empty and there is room: the queue would send
-        them no sooner.
+        Yields their intents, by file_id. These are tiny files that were read (``contents``, by file_id), while no tiny
+        version waits in the queue. For many that are equally urgent, wait a moment until the queue is empty and there
+        is room: the queue would send them no sooner.
         """
-        chosen = [new for new in versions if new.file_id in contents and self._goes_at_once(new)]
+        most = inf if self._max_priority is None else self._max_priority
+        may_send = self._open({new.watch for new in versions})
+        chosen = [
+            new
+            for new in versions
+            if new.file_id in contents
+            and new.state is State.QUEUED
+            and new.key is not None
+            and new.priority <= most
+            and new.watch in may_send
+        ]
         if len(chosen) >= TURN and len({version.priority for version in versions}) == 1:
             await self._wait_for_room(TURN)
         chosen = chosen[: self._room_past_queue()]
         self._reserved += len(chosen)
         try:
-            yield [self._uploader.read_already(as_recorded(new, new.key), contents[new.file_id]) for new in chosen]
+            yield {new.file_id: self._uploader.intent(new, contents[new.file_id]) for new in chosen}
         finally:
             self._reserved -= len(chosen)
             self._left.set()
-
-    def _goes_at_once(self, new: NewVersion) -> bool:
-        return (
-            new.state is State.QUEUED
-            and new.key is not None
-            and (self._max_priority is None or new.priority <= self._max_priority)
-            and self._may_send(new.watch)
-        )
 
     @property
     def _feeds(self) -> bool:
@@ -303,15 +309,16 @@ class Dispatcher:
                     self._left.clear()
                     await self._left.wait()
 
-    def begin(self, done: Sequence[Enqueued], items: Sequence[Item]) -> None:
+    def begin(self, done: Sequence[Enqueued], contents: Mapping[str, Prepared], intents: Mapping[str, str]) -> None:
         """Send the versions that were claimed as they were recorded; the others wait in the queue."""
-        by_id = {item.version.file_id: item for item in items}
-        for entry in done:
-            version = entry.version
+        begun = list[Item]()
+        for version, _, previous in done:
+            file_id = version.file_id
             if version.state is State.QUEUED:
                 self._found_waiting([version.watch], tiny=version.size <= self._uploader.tiny)
             elif version.state is State.UPLOADING and not self._draining:
-                self._send(by_id[version.file_id], version, entry.previous)
+                begun.append(Item(version, previous, prepared=contents[file_id], intent=intents[file_id]))
+        self._send(begun)
 
     # --- its end ------------------------------------------------------------------------------------
     async def retire(self) -> None:

@@ -32,13 +32,12 @@ class Recorder:
     async def _record(self, versions: Sequence[NewVersion], contents: Mapping[str, Prepared]) -> None:
         versions = await self._without_arrivals(versions)
         dispatcher = self._in_effect.work.dispatcher
-        async with dispatcher.room_for(versions, contents) as items:
-            intents = {item.version.file_id: item.intent for item in items}
+        async with dispatcher.room_for(versions, contents) as intents:
             done = await self._ledger.enqueue(
-                [each._replace(intent=intents.get(each.file_id)) for each in versions] if items else versions
+                [each.claimed(intents.get(each.file_id)) for each in versions] if intents else versions
             )
             self._announcer.enqueued(done)
-            dispatcher.begin(done, items)
+            dispatcher.begin(done, contents, intents)
 
     async def _without_arrivals(self, versions: Sequence[NewVersion]) -> Sequence[NewVersion]:
         """Record what an inbox brought in as ignored: it came from the bucket. A person may still ``put`` it."""

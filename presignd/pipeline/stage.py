@@ -65,8 +65,8 @@ class Item:
     one part. ``problem``: why it can go no further. The stages fill in ``receipt`` and ``link``. ``expires`` is its
     link's lifetime in seconds, None for a stable link without an end. ``finishes``: the link's commit finishes it, as
     its file stays as it is. ``after_link`` takes the items that were linked, or could not be. For ``status``: bytes
-    ``sent``, of them ``resumed_from`` by an earlier attempt; when it ``began`` and when the last bytes went (monotonic,
-    seconds).
+    ``sent``, of them ``resumed_from`` by an earlier attempt; when it ``began`` to send (0: not yet) and when the last
+    bytes went (monotonic, seconds).
     """
 
     version: FileVersion
@@ -83,7 +83,7 @@ class Item:
     after_link: Callable[[Sequence[Item]], None] | None = None
     sent: int = 0
     resumed_from: int = 0
-    began: float = field(default_factory=time.monotonic)
+    began: float = 0.0
     last_progress: float = field(default_factory=time.monotonic)
 
     def update(self, total: int) -> None:
@@ -136,18 +136,30 @@ class Queue(Generic[T]):
         return taken
 
 
-class UrgentFirst(asyncio.Queue[Item]):
+class UrgentFirst:
     """The items to be sent: by the ledger's priority, then by age. New events go before a backlog claimed earlier."""
 
-    def _init(self, maxsize: int) -> None:  # noqa: ARG002 - as asyncio.PriorityQueue overrides it
-        self._queue: list[tuple[int, int, Item]] = []
+    def __init__(self) -> None:
+        self._waiting: list[tuple[int, int, Item]] = []
         self._count = itertools.count()
+        self._free: deque[asyncio.Future[Item]] = deque()
 
-    def _put(self, item: Item) -> None:
-        heapq.heappush(self._queue, (item.version.priority, next(self._count), item))
+    def put_all(self, items: Iterable[Item]) -> None:
+        """Add items; those that wait for one get the most urgent."""
+        for item in items:
+            heapq.heappush(self._waiting, (item.version.priority, next(self._count), item))
+        while self._waiting and self._free:
+            free = self._free.popleft()
+            if not free.done():  # else cancelled
+                free.set_result(heapq.heappop(self._waiting)[-1])
 
-    def _get(self) -> Item:
-        return heapq.heappop(self._queue)[-1]
+    async def get(self) -> Item:
+        """Return the most urgent item, or wait for one."""
+        if self._waiting:
+            return heapq.heappop(self._waiting)[-1]
+        free: asyncio.Future[Item] = asyncio.get_running_loop().create_future()
+        self._free.append(free)
+        return await free
 
 
 async def outcomes(step: Callable[[T], R], items: Sequence[T], *, inline: bool) -> list[R | Exception]:
@@ -156,13 +168,16 @@ async def outcomes(step: Callable[[T], R], items: Sequence[T], *, inline: bool) 
     All run in one thread, unless ``inline``.
     """
 
-    def outcome(item: T) -> R | Exception:
-        try:
-            return step(item)
-        except Exception as error:  # noqa: BLE001 - the stage decides what each error means
-            return error
+    def all_of_them() -> list[R | Exception]:
+        found = list[R | Exception]()
+        for item in items:
+            try:
+                found.append(step(item))
+            except Exception as error:  # noqa: BLE001 - the stage decides what each error means
+                found.append(error)
+        return found
 
-    return await run(lambda: [outcome(item) for item in items], inline=inline)
+    return await run(all_of_them, inline=inline)
 
 
 async def apply_each(ledger: Ledger, changes: Sequence[Change]) -> list[FileVersion | Exception]:

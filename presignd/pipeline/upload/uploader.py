@@ -7,7 +7,7 @@ from functools import partial
 
 from presignd.config import UploadConfig
 from presignd.ledger import Ledger
-from presignd.model import FileVersion
+from presignd.model import FileVersion, NewVersion
 from presignd.pipeline.faults import UploadFaults
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.hash import TINY, Prepared, Read, read_at
@@ -68,17 +68,13 @@ class Uploader:
                 if isinstance(prepared, Exception):
                     item.problem = prepared
                 else:
-                    item.prepared, item.intent = prepared, self._intent(item.version, prepared)
+                    item.prepared, item.intent = prepared, self.intent(item.version, prepared)
         return items
 
     def ahead(self, watch: str) -> Ahead | None:
         """Return which new files of a watch are read as they settle; None if all are read later."""
         support = self._support_ahead(watch, self._buckets[watch].watch.bucket, 0)
         return Ahead(self.tiny, support.algorithms) if support else None
-
-    def read_already(self, version: FileVersion, prepared: Prepared) -> Item:
-        """Return an item for a version that was read as it settled."""
-        return Item(version, prepared=prepared, intent=self._intent(version, prepared))
 
     def knows_store(self, watch: str) -> bool:
         """Return whether it is known what the bucket of a watch supports: until then no file is read ahead."""
@@ -99,11 +95,11 @@ class Uploader:
         algorithms = algorithms_for(version, bucket.watch, bucket.known_support)
         return read_whole(self._folders[version.watch], version, put, algorithms, read)
 
-    def _bucket(self, version: FileVersion) -> Bucket:
+    def _bucket(self, version: FileVersion | NewVersion) -> Bucket:
         """Return the bucket that a version was queued for, even if its watch has another bucket now."""
         return self._buckets[version.watch].for_bucket(version.bucket)
 
-    def _intent(self, version: FileVersion, prepared: Prepared) -> str:
+    def intent(self, version: FileVersion | NewVersion, prepared: Prepared) -> str:
         """Return the checksum that is committed before the content is sent; "" while it isn't known."""
         support = self._bucket(version).known_support
         return prepared.intent(support) if support else ""

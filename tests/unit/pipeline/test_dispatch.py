@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from typing import Any, cast
@@ -43,6 +43,12 @@ PREPARED: Any = object()
 RECEIPT = Receipt(Fingerprint(1, 1, 1, 1), "", 0, "", "", adopted=False)
 
 
+class Sent(asyncio.Queue[Item]):
+    def put_all(self, items: Iterable[Item]) -> None:
+        for item in items:
+            self.put_nowait(item)
+
+
 class World:
     """A queue for each watch, and senders that send until they are told to end; of the uploader, only the queue."""
 
@@ -59,7 +65,7 @@ class World:
         self.claims: dict[str, int] = defaultdict(int)
         self.claiming = asyncio.Event()
         self.claiming.set()
-        self.tiny, self.queue = tiny, asyncio.Queue[Item]()
+        self.tiny, self.queue = tiny, Sent()
         self.suspects, self.retrying, self.elsewhere = Suspects(), set[str](), 0
         self.looking = asyncio.Event()
         self.looking.set()
@@ -120,12 +126,13 @@ class World:
 
     async def read(self, versions: Sequence[FileVersion]) -> list[Item]:
         self.begun += [each.file_id for each in versions]
-        return [self.read_already(each, PREPARED) for each in versions]
+        return [Item(each, prepared=PREPARED, intent=self.intent(each, PREPARED)) for each in versions]
 
-    def read_already(self, version: FileVersion, prepared: Prepared) -> Item:
-        return Item(version, prepared=prepared, intent=f"md5:{version.file_id}")
+    def intent(self, version: FileVersion | NewVersion, prepared: Prepared) -> str:
+        assert prepared is PREPARED
+        return f"md5:{version.file_id}"
 
-    def room_for(self, versions: Sequence[NewVersion]) -> AbstractAsyncContextManager[list[Item]]:
+    def room_for(self, versions: Sequence[NewVersion]) -> AbstractAsyncContextManager[dict[str, str]]:
         """Let the tiny ones have been read as they settled."""
         read = {each.file_id: PREPARED for each in versions if each.fingerprint.size <= self.tiny}
         return self.dispatcher.room_for(versions, read)
@@ -133,20 +140,18 @@ class World:
     # --- the test's hand ---
     async def record(self, *new: NewVersion) -> list[str]:
         """Record new versions as the recorder does; return those that skipped the queue."""
-        async with self.room_for(new) as items:
-            claimed = {item.version.file_id: item.version for item in items}
-            assert [item.intent for item in items] == [f"md5:{name}" for name in claimed]
-            done = [self._recorded(one, claimed.get(one.file_id)) for one in new]
-            self.dispatcher.begin(done, items)
+        async with self.room_for(new) as intents:
+            assert [*intents.values()] == [f"md5:{name}" for name in intents]
+            done = [Enqueued(self._recorded(one.claimed(intents.get(one.file_id)))) for one in new]
+            self.dispatcher.begin(done, dict.fromkeys(intents, PREPARED), intents)
         await turns()
-        return [*claimed]
+        return [*intents]
 
-    def _recorded(self, new: NewVersion, claimed: FileVersion | None) -> Enqueued:
+    def _recorded(self, new: NewVersion) -> FileVersion:
         version = as_recorded(new, new.key)
-        if claimed is None:
+        if version.state is State.QUEUED:
             self.queues[new.watch].append(version)
-            return Enqueued(version, None)
-        return Enqueued(version._replace(state=State.UPLOADING), None)
+        return version
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[asyncio.Task[None]]:
@@ -495,8 +500,8 @@ async def test_no_suspect_goes_while_a_commit_claims_what_skips_the_queue() -> N
     world.suspects.add(["a0"])
     world.retrying.add("a0")
     async with world.running():
-        async with world.room_for([new("b", 1, SMALL)]) as items:
-            assert len(items) == 1
+        async with world.room_for([new("b", 1, SMALL)]) as intents:
+            assert len(intents) == 1
             world.retrying.clear()
             world.looking.clear()
             world.dispatcher.wake()
@@ -593,8 +598,8 @@ async def test_few_files_and_the_more_urgent_with_the_others_wait_for_no_room() 
 async def test_room_is_kept_for_what_is_being_recorded() -> None:
     world = World(4, tiny=SMALL, a=[])
     async with world.running():
-        async with world.room_for([new("a", number, SMALL) for number in range(MOST - 4)]) as items:
-            assert len(items) == MOST - 4
+        async with world.room_for([new("a", number, SMALL) for number in range(MOST - 4)]) as intents:
+            assert len(intents) == MOST - 4
             world.queues["a"] = [version("a", 1000 + number, SMALL) for number in range(20)]
             world.dispatcher.wake()
             await turns()
@@ -626,9 +631,11 @@ async def test_nothing_skips_the_queue_before_the_start_and_after_the_end() -> N
 async def test_what_was_recorded_while_the_drain_began_is_not_begun() -> None:
     world = World(4, tiny=SMALL, a=[])
     async with world.running():
-        async with world.room_for([new("a", 1, SMALL)]) as items:
+        one = new("a", 1, SMALL)
+        async with world.room_for([one]) as intents:
             draining = asyncio.create_task(world.dispatcher.drain(60))
             await turns()
-            world.dispatcher.begin([Enqueued(items[0].version._replace(state=State.UPLOADING), None)], items)
+            recorded = as_recorded(one.claimed(intents[one.file_id]), one.key)
+            world.dispatcher.begin([Enqueued(recorded)], dict.fromkeys(intents, PREPARED), intents)
         assert await draining
         assert world.queue.empty()

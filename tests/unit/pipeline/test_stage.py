@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from presignd.model import State
@@ -11,11 +13,27 @@ from tests.versions import in_state
 
 async def test_what_is_more_urgent_is_sent_before_what_was_claimed_earlier() -> None:
     queue = UrgentFirst()
-    for number, priority in enumerate([2, 2, 1, 0, 1]):
-        version = in_state(State.UPLOADING, file_id=f"{number}")
-        queue.put_nowait(Item(version._replace(priority=priority)))
-    assert [queue.get_nowait().version.file_id for _ in range(5)] == ["3", "2", "4", "0", "1"]
-    assert queue.empty()
+    queue.put_all(urgent(2, 2, 1, 0, 1))
+    assert [await name(queue) for _ in range(5)] == ["3", "2", "4", "0", "1"]
+
+
+async def test_senders_that_wait_get_the_most_urgent_and_one_that_was_cancelled_gets_none() -> None:
+    queue = UrgentFirst()
+    senders = [asyncio.create_task(name(queue)) for _ in range(3)]
+    await asyncio.sleep(0)
+    senders[0].cancel()
+    queue.put_all(urgent(2, 1, 0))
+    assert await asyncio.gather(*senders[1:]) == ["2", "1"]
+    assert await name(queue) == "0"
+
+
+def urgent(*priorities: int) -> list[Item]:
+    versions = [in_state(State.UPLOADING, file_id=f"{number}") for number in range(len(priorities))]
+    return [Item(each._replace(priority=priority)) for each, priority in zip(versions, priorities, strict=True)]
+
+
+async def name(queue: UrgentFirst) -> str:
+    return (await queue.get()).version.file_id
 
 
 class Clock:
