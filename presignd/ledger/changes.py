@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache, reduce
 from types import MappingProxyType
@@ -19,17 +19,17 @@ from presignd.ledger import keys
 from presignd.ledger.queries import by_path, literals, previous_receipt, previous_receipts, select
 from presignd.ledger.rows import (
     CHANGEABLE,
+    FINGERPRINT,
     NEW_COLUMNS,
     Claimed,
     Enqueued,
     LostUpdate,
     Selection,
     as_recorded,
-    changed,
-    columns_of_fingerprint,
     etag_of,
     row_of_new,
     to_sql,
+    with_fields,
 )
 from presignd.model import FileVersion, Fingerprint, LinksMark, NewVersion, Part, State
 from presignd.states import IN_FLIGHT, LEFT, TRANSITIONS, UNCLEAN_LIMIT, WAITING, Event, after, retry_event
@@ -44,6 +44,9 @@ ROWS = 64
 # The plus: see ``schema.UNANNOUNCED``.
 _IN_STATE = {state: f"+version.state = '{state}'" for state in State}
 _CURRENT = f"version.current = 1 AND +version.state NOT IN ({literals(LEFT)})"
+
+_IMPLIED = {Event.VERIFY: (("unclean", 0), ("verified", 1)), Event.LINK: (("linked", True),)}
+"""Columns that an event writes, besides the state."""
 
 _RETRIED = {"attempt": 0, "faults": 0, "unclean": 0, "not_before": None, "error_code": "", "error": ""}
 
@@ -72,36 +75,47 @@ def apply(connection: sqlite3.Connection, changes: Sequence[Change]) -> list[Fil
     Raises ``LostUpdate`` unless every version is in the state it names, ``BadTransition`` for a move that is not in the
     table, ``TypeError`` for an unknown field.
     """
-    moves = [_move(change) for change in changes]
-    _update(connection, [(change.version, row) for change, (row, _) in zip(changes, moves, strict=True)])
-    _forget_parts(connection, [change.version for change in changes if _ends_upload(change)])
-    vanished = [change.version for change in changes if Event.VANISH in change.events]
-    keys.release(connection, [(version.bucket, version.key) for version in vanished])
-    return [moved for _, moved in moves]
+    alike: dict[tuple[State, tuple[Event, ...], tuple[str, ...]], list[int]] = {}
+    for place, change in enumerate(changes):
+        alike.setdefault((change.version.state, change.events, (*change.fields,)), []).append(place)
+    moved: dict[int, FileVersion] = {}
+    for places in alike.values():
+        moved.update(zip(places, _apply_alike(connection, [changes[place] for place in places]), strict=True))
+    return [moved[place] for place in range(len(changes))]
 
 
-def _move(change: Change) -> tuple[dict[str, Any], FileVersion]:
-    """Return the columns that a change writes, and the version as it is then."""
-    version, events, fields = change
+def _apply_alike(connection: sqlite3.Connection, changes: Sequence[Change]) -> list[FileVersion]:
+    """Apply changes that move versions from one state by the same events, and set the same fields."""
+    versions, columns = [change.version for change in changes], _columns(changes)
+    _update(connection, [version.file_id for version in versions], columns, _IN_STATE[versions[0].state])
+    if "upload_id" in columns:
+        ended = zip(versions, columns["upload_id"], strict=True)
+        _forget_parts(connection, [version for version, now in ended if version.upload_id not in ("", now)])
+    if Event.VANISH in changes[0].events:
+        keys.release(connection, [(version.bucket, version.key) for version in versions])
+    return with_fields(versions, columns)
+
+
+def _columns(changes: Sequence[Change]) -> dict[str, Sequence[Any]]:
+    """Return the new values of alike changes, with those that their events imply, as columns."""
+    version, events, fields = changes[0]
     if not fields.keys() <= CHANGEABLE:
         raise TypeError(f"not to be changed like this: {', '.join(fields.keys() - CHANGEABLE)}")
-    if not events:
-        return changed(version, fields)
-    state = reduce(after, events, version.state)
-    fields = {**fields, "state": state}
-    if Event.LINK in events:
-        fields["linked"] = True
-    if Event.VERIFY in events:
-        fields["unclean"] = 0
-    if state in LEFT and fields.get("gone_at", version.gone_at) is None:
-        fields["gone_at"] = fields.get("done_at", version.done_at) or version.queued_at
-    row, moved = changed(version, fields)
-    return row | {"verified": 1} if Event.VERIFY in events else row, moved
+    columns: dict[str, Sequence[Any]] = {}
+    columns |= zip(fields, zip(*[change.fields.values() for change in changes], strict=True), strict=True)
+    if events:
+        state = reduce(after, events, version.state)
+        implied = [("state", state), *(each for event in events for each in _IMPLIED.get(event, ()))]
+        columns |= {name: [value] * len(changes) for name, value in implied}
+        if state in LEFT:
+            columns["gone_at"] = [_left_at(change) for change in changes]
+    return columns
 
 
-def _ends_upload(change: Change) -> bool:
-    recorded = change.version.upload_id
-    return recorded != "" and change.fields.get("upload_id", recorded) != recorded
+def _left_at(change: Change) -> datetime:
+    version, _, fields = change
+    gone_at: datetime | None = fields.get("gone_at", version.gone_at)
+    return gone_at or fields.get("done_at", version.done_at) or version.queued_at
 
 
 def _forget_parts(connection: sqlite3.Connection, versions: Collection[FileVersion]) -> None:
@@ -264,8 +278,8 @@ def _key_taken(connection: sqlite3.Connection, new: NewVersion) -> NewVersion:
 
 def refingerprint(connection: sqlite3.Connection, found: Sequence[tuple[str, Fingerprint]]) -> None:
     """Write fingerprints by ``file_id``, and clear ``gone_at``."""
-    rows = [(file_id, columns_of_fingerprint(print_) | {"gone_at": None}, _CURRENT) for file_id, print_ in found]
-    _update_where(connection, rows)
+    file_ids, prints = zip(*found, strict=True)
+    _update(connection, file_ids, {"fingerprint": prints, "gone_at": [None] * len(found)}, _CURRENT)
 
 
 def record_gone(
@@ -317,7 +331,8 @@ def assign_key(
     if key is None:
         return None
     etag = version.etag if version.key in (None, key) else ""  # nothing was sent under the new key yet
-    _update(connection, [(version, {"base_key": base_key, "key": key, "verified": 0, "etag": etag})])
+    fields: dict[str, Sequence[Any]] = {"base_key": [base_key], "key": [key], "verified": [0], "etag": [etag]}
+    _update(connection, [version.file_id], fields, _IN_STATE[version.state])
     if version.key != key:
         keys.release(connection, [(version.bucket, version.key)])
     return version._replace(base_key=base_key, key=key, etag=etag)
@@ -393,37 +408,30 @@ def set_meta(connection: sqlite3.Connection, **values: int) -> None:
 # --- many rows in one statement -----------------------------------------------------------------------
 
 
-def _update(connection: sqlite3.Connection, rows: Iterable[tuple[FileVersion, Mapping[str, Any]]]) -> None:
-    """Write columns of versions, each of which must be in the state it names."""
-    _update_where(connection, [(version.file_id, row, _IN_STATE[version.state]) for version, row in rows])
+def _update(
+    connection: sqlite3.Connection, file_ids: Sequence[str], fields: Mapping[str, Sequence[Any]], condition: str
+) -> None:
+    """Write fields of versions, given as columns, by ``file_id``; each version must meet the condition.
 
-
-def _update_where(connection: sqlite3.Connection, rows: Iterable[tuple[str, Mapping[str, Any], str]]) -> None:
-    """Write columns of versions by ``file_id``, each of which must meet its condition.
-
-    Those with the same columns and condition are one statement. A value that is the same for all is one parameter, the
-    others are a table in JSON.
+    A value that is the same for all is one parameter, the others are a table in JSON.
     """
-    alike: dict[tuple[str, tuple[str, ...]], list[tuple[Any, ...]]] = {}
-    for file_id, row, condition in rows:
-        alike.setdefault((condition, tuple(row)), []).append((file_id, *row.values()))
-    for (condition, names), values in alike.items():
-        file_ids, *columns = zip(*values, strict=True)
-        given = dict(zip(names, columns, strict=True))
-        same = {name: column[0] for name, column in given.items() if len({*column}) == 1}
-        each = {name: column for name, column in given.items() if name not in same}
-        table = json.dumps([*zip(file_ids, *each.values(), strict=True)])
-        sql = _update_from_table((*same,), (*each,), condition)
-        _require_all(connection.execute(sql, (*same.values(), table)), file_ids)
+    columns = {name: column for name, column in fields.items() if name != "fingerprint"}
+    if "fingerprint" in fields:
+        columns |= zip(FINGERPRINT, zip(*fields["fingerprint"], strict=True), strict=True)
+    same = {name: to_sql(column[0]) for name, column in columns.items() if column.count(column[0]) == len(column)}
+    each = {name: map(to_sql, column) for name, column in columns.items() if name not in same}
+    table = {file_id: row for file_id, *row in zip(file_ids, *each.values(), strict=True)}
+    sql = _update_from_table((*same,), (*each,), condition)
+    _require_all(connection.execute(sql, (*same.values(), json.dumps(table))), file_ids)
 
 
 @lru_cache(maxsize=64)
 def _update_from_table(same: tuple[str, ...], each: tuple[str, ...], condition: str) -> str:
     sets = [f"{name} = ?" for name in same]
-    sets += [f"{name} = json_extract(v.value, '$[{place}]')" for place, name in enumerate(each, 1)]
+    sets += [f"{name} = json_extract(v.value, '$[{place}]')" for place, name in enumerate(each)]
     return (
         f"UPDATE version SET {', '.join(sets)} FROM json_each(?) AS v"  # noqa: S608 - our own column names
-        f" WHERE version.file_id = json_extract(v.value, '$[0]') AND {condition}"
+        f" WHERE version.file_id = v.key AND {condition}"
     )
 
 

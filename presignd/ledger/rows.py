@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from operator import itemgetter
@@ -94,23 +94,12 @@ def version_of(row: tuple[Any, ...]) -> FileVersion:
     return FileVersion(*values)
 
 
-def changed(version: FileVersion, fields: Mapping[str, Any]) -> tuple[dict[str, Any], FileVersion]:
-    """Return the columns and SQL values of changed fields, and the version as it will be read back."""
-    row: dict[str, Any] = {}
-    values = [*version]
-    for name, value in fields.items():
-        if name == "fingerprint":
-            row |= columns_of_fingerprint(value)
-        else:
-            row[name] = sql_value = to_sql(value)
-            value = sql_value if type(value) is str else value  # noqa: PLW2901
-        values[_PLACES[name]] = value
-    return row, FileVersion._make(values)
-
-
-def columns_of_fingerprint(fingerprint: Fingerprint) -> dict[str, Any]:
-    """Return the columns and SQL values of a fingerprint."""
-    return dict(zip(FINGERPRINT, map(to_sql, fingerprint), strict=True))
+def with_fields(versions: Sequence[FileVersion], fields: Mapping[str, Sequence[Any]]) -> list[FileVersion]:
+    """Return versions with new values of their fields, given as columns, as they will be read back."""
+    columns: dict[str, Sequence[Any]] = dict(zip(FileVersion._fields, zip(*versions, strict=True), strict=True))
+    for name in columns.keys() & fields:
+        columns[name] = [to_sql(value) if type(value) is str else value for value in fields[name]]
+    return [*map(FileVersion._make, zip(*columns.values(), strict=True))]
 
 
 def as_recorded(new: NewVersion, key: str | None) -> FileVersion:
