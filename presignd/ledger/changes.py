@@ -194,31 +194,20 @@ def release(connection: sqlite3.Connection, *, unclean: bool) -> list[FileVersio
 # --- new versions, and files that are gone ------------------------------------------------------------
 
 
-def enqueue(connection: sqlite3.Connection, versions: Sequence[NewVersion]) -> list[Enqueued]:
-    """Record new versions, ``ROWS`` at a time where all are new paths, else one by one."""
-    done: list[Enqueued] = []
-    for start in range(0, len(versions), ROWS):
-        some = versions[start : start + ROWS]
-        done += _enqueue_new_paths(connection, some) or [_enqueue(connection, new) for new in some]
-    return done
-
-
-def _enqueue_new_paths(connection: sqlite3.Connection, versions: Sequence[NewVersion]) -> list[Enqueued] | None:
-    """Record new versions in few statements; return None and change nothing if a path or a key is taken.
+def enqueue_new(connection: sqlite3.Connection, versions: Sequence[NewVersion]) -> list[Enqueued]:
+    """Record new versions of new paths, ``ROWS`` in one statement; raise ``IntegrityError`` if a path or key is taken.
 
     The tables' own constraints decide: a path has one current version, a key one path.
     """
     recorded = [as_recorded(new, None if new.state is State.IGNORED else to_sql(new.key)) for new in versions]
-    connection.execute("SAVEPOINT new_paths")
-    try:
-        keys.reserve_all(connection, recorded)
-        _insert(connection, recorded)
-    except sqlite3.IntegrityError:
-        connection.execute("ROLLBACK TO new_paths")
-        connection.execute("RELEASE new_paths")
-        return None
-    connection.execute("RELEASE new_paths")
+    for start in range(0, len(recorded), ROWS):
+        keys.reserve_from(connection, _insert(connection, recorded[start : start + ROWS]))
     return [Enqueued(version) for version in recorded]  # nothing was sent under a new path's new key
+
+
+def enqueue(connection: sqlite3.Connection, versions: Sequence[NewVersion]) -> list[Enqueued]:
+    """Record new versions one by one, as ``Ledger.enqueue`` says."""
+    return [_enqueue(connection, new) for new in versions]
 
 
 def _enqueue(connection: sqlite3.Connection, new: NewVersion) -> Enqueued:
@@ -235,10 +224,13 @@ def _enqueue(connection: sqlite3.Connection, new: NewVersion) -> Enqueued:
     return Enqueued(recorded, superseded, previous_receipt(connection, recorded) if claimed else None)
 
 
-def _insert(connection: sqlite3.Connection, versions: Sequence[FileVersion]) -> None:
+def _insert(connection: sqlite3.Connection, versions: Sequence[FileVersion]) -> int:
+    """Insert versions, and return the id of the first."""
     row = f"({','.join('?' * len(NEW_COLUMNS))}, 1)"
     sql = f"INSERT INTO version ({', '.join(NEW_COLUMNS)}, current) VALUES {','.join([row] * len(versions))}"  # noqa: S608 - our own column names
-    connection.execute(sql, [value for version in versions for value in row_of_new(version)])
+    cursor = connection.execute(sql, [value for version in versions for value in row_of_new(version)])
+    assert cursor.lastrowid is not None
+    return cursor.lastrowid + 1 - len(versions)  # each gets the highest id and one more
 
 
 def _supersede(connection: sqlite3.Connection, before: FileVersion, at: datetime) -> FileVersion | None:
@@ -400,9 +392,9 @@ def prune(connection: sqlite3.Connection, before: datetime) -> int:
 
 def set_meta(connection: sqlite3.Connection, **values: int) -> None:
     """Record values of the ledger as a whole."""
-    connection.executemany(
-        "INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", [(k, to_sql(v)) for k, v in values.items()]
-    )
+    rows = ", ".join(["(?, ?)"] * len(values))
+    flat = [each for name, value in values.items() for each in (name, to_sql(value))]
+    connection.execute(f"INSERT OR REPLACE INTO meta (key, value) VALUES {rows}", flat)  # noqa: S608 - only parameter marks
 
 
 # --- many rows in one statement -----------------------------------------------------------------------

@@ -8,7 +8,6 @@ import sqlite3
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from presignd.model import FileVersion
 from presignd.s3.limits import MAX_KEY
 
 _DOUBLE = re.compile(r"\.tar\.(gz|bz2|xz|zst|lz|lz4|lzma|Z|br)$", re.IGNORECASE)
@@ -98,15 +97,13 @@ def reserve(
     return key
 
 
-def reserve_all(connection: sqlite3.Connection, versions: Iterable[FileVersion]) -> None:
-    """Reserve the keys of new versions, each of which must be free; raise ``IntegrityError`` for one that is not."""
-    rows = [
-        (version.bucket, version.key, version.watch, version.path) for version in versions if version.key is not None
-    ]
-    if rows:
-        values = ", ".join(["(?, ?, ?, ?)"] * len(rows))
-        sql = f"INSERT INTO object_key (bucket, key, watch, path) VALUES {values}"  # noqa: S608 - only parameter marks
-        connection.execute(sql, [value for row in rows for value in row])
+def reserve_from(connection: sqlite3.Connection, first: int) -> None:
+    """Reserve the keys of the versions from the id ``first`` on; raise ``IntegrityError`` if one is not free."""
+    connection.execute(
+        "INSERT INTO object_key (bucket, key, watch, path)"
+        " SELECT bucket, key, watch, path FROM version WHERE id >= ? AND key IS NOT NULL",
+        (first,),
+    )
 
 
 def release(connection: sqlite3.Connection, keys: Iterable[tuple[str, str | None]]) -> None:

@@ -145,7 +145,10 @@ class Ledger:
         as quarantined with ``key_taken``. A new version may be IGNORED or QUARANTINED from the start. One that is
         queued with an ``intent`` is claimed too, as ``claim`` would.
         """
-        return await self._do_all(changes.enqueue, versions)
+        try:
+            return await self._do_all(changes.enqueue_new, versions, name="enqueue")
+        except sqlite3.IntegrityError:  # not all paths and keys are new
+            return await self._do_all(changes.enqueue, versions)
 
     async def refingerprint(self, found: Sequence[tuple[str, Fingerprint]]) -> None:
         """Record that the same content now has another fingerprint (chmod, another link, a restore), by ``file_id``.

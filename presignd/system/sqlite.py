@@ -71,6 +71,8 @@ class DatabaseFile:
                 self._check(connection)
                 connection.execute("PRAGMA journal_mode = WAL")
                 self._migrate(connection)
+                # A change's own journal of more than 64 KiB was a temporary file, made for each list of new versions.
+                connection.execute("PRAGMA temp_store = MEMORY")
         except (sqlite3.Error, OSError) as error:
             raise self.explain(error) or error from None
         return connection

@@ -51,6 +51,12 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
+def test_a_change_makes_no_temporary_file(tmp_path: Path) -> None:
+    """SQLite keeps a list's own journal in memory, whatever its size: a file would be made and written for each."""
+    with closing(DatabaseFile(tmp_path / "ledger.sqlite3", LEDGER).open()) as connection:
+        assert connection.execute("PRAGMA temp_store").fetchone() == (2,)
+
+
 async def test_an_existing_folders_mode_is_left_alone(tmp_path: Path) -> None:
     """StateDirectory= of systemd has made it, with the mode that its unit says."""
     await asyncio.to_thread(tmp_path.chmod, 0o750)
