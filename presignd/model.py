@@ -66,8 +66,7 @@ class NewVersion(NamedTuple):
 
     ``key`` is the rendered template (None while it needs the hash); ``fresh_key`` asks for a key no version ever had
     (collision = "rename"); ``next_key`` lets a key of another path become ``name~2.ext`` instead of the quarantine
-    ``key_taken``. With an ``intent`` (the checksum that identifies its object, "" while that is unknown) the version is
-    also claimed, in the same commit; without one (None) it is queued.
+    ``key_taken``.
     """
 
     file_id: str
@@ -84,11 +83,6 @@ class NewVersion(NamedTuple):
     state: State = State.QUEUED
     error_code: str = ""
     error: str = ""
-    intent: str | None = None
-
-    def claimed(self, intent: str | None) -> NewVersion:
-        """Return it with its ``intent``, the last field."""
-        return NewVersion(*self[:-1], intent)  # ``_replace`` takes three times as long
 
 
 class FileVersion(NamedTuple):

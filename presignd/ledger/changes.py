@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache, reduce
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from presignd.errors import fault
 from presignd.ledger import keys
@@ -38,6 +38,10 @@ from presignd.system.clock import from_micros, to_micros
 CHUNK = 1000
 """Versions recorded as gone, or deleted, in one commit: uploads must not wait long for it."""
 
+Intents: TypeAlias = Mapping[str, str]
+"""The intents of new versions that are claimed as they are recorded, by file_id (see ``Claim``)."""
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
 ROWS = 64
 """New versions in one statement: all of a turn (``pipeline.stage.TURN``)."""
 
@@ -56,7 +60,7 @@ class Change(NamedTuple):
 
     version: FileVersion
     events: tuple[Event, ...] = ()
-    fields: Mapping[str, Any] = MappingProxyType({})
+    fields: Mapping[str, Any] = NOTHING
 
 
 class Claim(NamedTuple):
@@ -194,29 +198,36 @@ def release(connection: sqlite3.Connection, *, unclean: bool) -> list[FileVersio
 # --- new versions, and files that are gone ------------------------------------------------------------
 
 
-def enqueue_new(connection: sqlite3.Connection, versions: Sequence[NewVersion]) -> list[Enqueued]:
+def enqueue_new(
+    connection: sqlite3.Connection, versions: Sequence[NewVersion], intents: Intents = NOTHING
+) -> list[Enqueued]:
     """Record new versions of new paths, ``ROWS`` in one statement; raise ``IntegrityError`` if a path or key is taken.
 
     The tables' own constraints decide: a path has one current version, a key one path.
     """
-    recorded = [as_recorded(new, None if new.state is State.IGNORED else to_sql(new.key)) for new in versions]
+    recorded = [
+        as_recorded(new, None if new.state is State.IGNORED else to_sql(new.key), intents.get(new.file_id))
+        for new in versions
+    ]
     for start in range(0, len(recorded), ROWS):
         keys.reserve_from(connection, _insert(connection, recorded[start : start + ROWS]))
     return [Enqueued(version) for version in recorded]  # nothing was sent under a new path's new key
 
 
-def enqueue(connection: sqlite3.Connection, versions: Sequence[NewVersion]) -> list[Enqueued]:
+def enqueue(
+    connection: sqlite3.Connection, versions: Sequence[NewVersion], intents: Intents = NOTHING
+) -> list[Enqueued]:
     """Record new versions one by one, as ``Ledger.enqueue`` says."""
-    return [_enqueue(connection, new) for new in versions]
+    return [_enqueue(connection, new, intents.get(new.file_id)) for new in versions]
 
 
-def _enqueue(connection: sqlite3.Connection, new: NewVersion) -> Enqueued:
+def _enqueue(connection: sqlite3.Connection, new: NewVersion, intent: str | None) -> Enqueued:
     before = by_path(connection, new.watch, new.path)
     superseded = _supersede(connection, before, new.queued_at) if before else None
     key = _key_for(connection, new, before)
     if new.state is State.QUEUED and new.key is not None and key is None:
         new = _key_taken(connection, new)
-    recorded = as_recorded(new, key)
+    recorded = as_recorded(new, key, intent)
     _insert(connection, [recorded])
     if superseded and superseded.key != key:
         keys.release(connection, [(superseded.bucket, superseded.key)])

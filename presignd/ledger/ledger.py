@@ -8,17 +8,16 @@ call has returned: it starts after that commit.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from presignd.errors import LedgerLost
 from presignd.ledger import changes, queries
 from presignd.ledger.arrivals import ArrivalRecords
-from presignd.ledger.changes import Change, Claim
+from presignd.ledger.changes import NOTHING, Change, Claim, Intents
 from presignd.ledger.lock import prepare
 from presignd.ledger.outbox import LedgerOutbox
 from presignd.ledger.rows import Claimed, Enqueued, Selection, Suspect, WatchSummary
@@ -31,7 +30,6 @@ from presignd.system.durable import sync_folder
 from presignd.system.sqlite import BUSY_SECONDS, DatabaseFile, closed_on_error, finish_log, presence_check
 from presignd.system.threads import opened
 
-NOTHING: Mapping[str, Any] = MappingProxyType({})
 FILE = "ledger.sqlite3"
 
 
@@ -135,7 +133,7 @@ class Ledger:
         """Record that the first scan of ``watch`` is finished."""
         await self._do(changes.first_scan_done, watch)
 
-    async def enqueue(self, versions: Sequence[NewVersion]) -> list[Enqueued]:
+    async def enqueue(self, versions: Sequence[NewVersion], intents: Intents = NOTHING) -> list[Enqueued]:
         """Record new versions, each the current one of its path from now on.
 
         A current version that is queued or quarantined ends as superseded. One in flight raises
@@ -143,12 +141,12 @@ class Ledger:
         newer version with the same ``base_key`` gets its predecessor's key, unless ``fresh_key``; where the
         key is another path's, the version gets the next free ``name~2.ext`` with ``next_key``, else it is recorded
         as quarantined with ``key_taken``. A new version may be IGNORED or QUARANTINED from the start. One that is
-        queued with an ``intent`` is claimed too, as ``claim`` would.
+        queued and has one of ``intents``, by file_id, is claimed too, as ``claim`` would.
         """
         try:
-            return await self._do_all(changes.enqueue_new, versions, name="enqueue")
+            return await self._do_all(changes.enqueue_new, versions, intents, name="enqueue")
         except sqlite3.IntegrityError:  # not all paths and keys are new
-            return await self._do_all(changes.enqueue, versions)
+            return await self._do_all(changes.enqueue, versions, intents)
 
     async def refingerprint(self, found: Sequence[tuple[str, Fingerprint]]) -> None:
         """Record that the same content now has another fingerprint (chmod, another link, a restore), by ``file_id``.

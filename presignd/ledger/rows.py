@@ -102,11 +102,11 @@ def with_fields(versions: Sequence[FileVersion], fields: Mapping[str, Sequence[A
     return [*map(FileVersion._make, zip(*columns.values(), strict=True))]
 
 
-def as_recorded(new: NewVersion, key: str | None) -> FileVersion:
-    """Return a new version with ``key`` as it will be read back: claimed, if it is queued with an intent."""
+def as_recorded(new: NewVersion, key: str | None, intent: str | None = None) -> FileVersion:
+    """Return a new version with ``key`` as it will be read back: claimed, if it is queued with an ``intent``."""
     state, attempt, etag = new.state, 0, ""
-    if new.intent is not None and state is State.QUEUED:
-        state, attempt, etag = after(state, Event.CLAIM), 1, etag_of(new.intent)
+    if intent is not None and state is State.QUEUED:
+        state, attempt, etag = after(state, Event.CLAIM), 1, etag_of(intent)
     return FileVersion(
         *(new.file_id, new.watch, new.path, new.fingerprint, state, new.bucket, to_sql(new.key), key),
         *(new.content_type, new.priority, new.queued_at, attempt),

@@ -33,9 +33,7 @@ class Recorder:
         versions = await self._without_arrivals(versions)
         dispatcher = self._in_effect.work.dispatcher
         async with dispatcher.room_for(versions, contents) as intents:
-            done = await self._ledger.enqueue(
-                [each.claimed(intents.get(each.file_id)) for each in versions] if intents else versions
-            )
+            done = await self._ledger.enqueue(versions, intents)
             self._announcer.enqueued(done)
             dispatcher.begin(done, contents, intents)
 

@@ -991,7 +991,8 @@ async def test_what_was_tried_since_it_was_read_is_not_claimed_and_keeps_its_int
 
 async def test_a_new_version_with_an_intent_is_claimed_by_the_commit_that_records_it(ledger: Ledger) -> None:
     receipt = await finished(ledger)
-    done = await ledger.enqueue([new(intent="md5:e1"), new(b"b", intent=""), new(b"c")])
+    versions = [new(), new(b"b"), new(b"c")]
+    done = await ledger.enqueue(versions, {versions[0].file_id: "md5:e1", versions[1].file_id: ""})
     assert [(one.version.state, one.version.attempt, one.version.etag) for one in done] == [
         (State.UPLOADING, 1, "e1"),
         (State.UPLOADING, 1, ""),
@@ -1003,8 +1004,7 @@ async def test_a_new_version_with_an_intent_is_claimed_by_the_commit_that_record
 
 async def test_a_version_that_is_not_queued_is_not_claimed_whatever_its_intent(ledger: Ledger) -> None:
     await ledger.enqueue([new(b"a", key="k")])
-    [taken, ignored] = await ledger.enqueue(
-        [new(b"b", key="k", next_key=False, intent="md5:e"), new(b"c", state=State.IGNORED, intent="md5:e")]
-    )
+    versions = [new(b"b", key="k", next_key=False), new(b"c", state=State.IGNORED)]
+    [taken, ignored] = await ledger.enqueue(versions, {one.file_id: "md5:e" for one in versions})
     assert (taken.version.state, taken.version.error_code, taken.version.attempt) == (State.QUARANTINED, "key_taken", 0)
     assert (ignored.version.state, ignored.version.attempt) == (State.IGNORED, 0)

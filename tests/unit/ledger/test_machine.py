@@ -19,11 +19,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from presignd.ledger import LostUpdate, Selection, changes
+from presignd.ledger import Enqueued, LostUpdate, Selection, changes
 from presignd.ledger import queries as questions
-from presignd.ledger.changes import Change, Claim
+from presignd.ledger.changes import NOTHING, Change, Claim, Intents
 from presignd.ledger.schema import MIGRATIONS
-from presignd.model import FileVersion, Fingerprint, LinksMark, State
+from presignd.model import FileVersion, Fingerprint, LinksMark, NewVersion, State
 from presignd.states import ENDED, IN_FLIGHT, TRANSITIONS, UNCLEAN_LIMIT, Event, is_recorded
 from tests.versions import NOW, PRINT, linking, new
 
@@ -81,13 +81,24 @@ class LedgerMachine(RuleBasedStateMachine):
         if event in (Event.VERIFY, Event.REQUEUE, Event.RESUME):
             self.unclean.pop(version.file_id, None)
 
+    def enqueued(self, wanted: NewVersion, intents: Intents = NOTHING) -> list[Enqueued]:
+        """Record a new version as ``Ledger.enqueue`` does."""
+        self.connection.execute("SAVEPOINT new")
+        try:
+            return changes.enqueue_new(self.connection, [wanted], intents)
+        except sqlite3.IntegrityError:
+            self.connection.execute("ROLLBACK TO new")
+            return changes.enqueue(self.connection, [wanted], intents)
+        finally:
+            self.connection.execute("RELEASE new")
+
     @rule(path=PATHS, key=KEYS, fresh=st.booleans(), following=st.booleans())
     def enqueue(self, path: bytes, key: str | None, fresh: bool, following: bool) -> None:
         before = questions.by_path(self.connection, "drop", path)
         wanted = new(path, key=key, fresh_key=fresh, next_key=following, queued_at=self.now)
         self.connection.execute("SAVEPOINT one")
         try:
-            (recorded,) = changes.enqueue(self.connection, [wanted])
+            (recorded,) = self.enqueued(wanted)
         except LostUpdate:
             assert before is not None
             assert before.state in IN_FLIGHT
@@ -115,7 +126,7 @@ class LedgerMachine(RuleBasedStateMachine):
         in_two_steps = claimed or (queued.version, None), queued.superseded, self.rows()
         self.connection.execute("ROLLBACK TO one")
         self.connection.execute("RELEASE one")
-        (done,) = changes.enqueue(self.connection, [wanted._replace(intent=intent)])
+        (done,) = self.enqueued(wanted, {wanted.file_id: intent})
         assert ((done.version, done.previous), done.superseded, self.rows()) == in_two_steps
         if done.superseded:
             self.moved(done.superseded, Event.SUPERSEDE)

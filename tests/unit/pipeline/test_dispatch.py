@@ -142,13 +142,13 @@ class World:
         """Record new versions as the recorder does; return those that skipped the queue."""
         async with self.room_for(new) as intents:
             assert [*intents.values()] == [f"md5:{name}" for name in intents]
-            done = [Enqueued(self._recorded(one.claimed(intents.get(one.file_id)))) for one in new]
+            done = [Enqueued(self._recorded(one, intents.get(one.file_id))) for one in new]
             self.dispatcher.begin(done, dict.fromkeys(intents, PREPARED), intents)
         await turns()
         return [*intents]
 
-    def _recorded(self, new: NewVersion) -> FileVersion:
-        version = as_recorded(new, new.key)
+    def _recorded(self, new: NewVersion, intent: str | None) -> FileVersion:
+        version = as_recorded(new, new.key, intent)
         if version.state is State.QUEUED:
             self.queues[new.watch].append(version)
         return version
@@ -635,7 +635,7 @@ async def test_what_was_recorded_while_the_drain_began_is_not_begun() -> None:
         async with world.room_for([one]) as intents:
             draining = asyncio.create_task(world.dispatcher.drain(60))
             await turns()
-            recorded = as_recorded(one.claimed(intents[one.file_id]), one.key)
+            recorded = as_recorded(one, one.key, intents[one.file_id])
             world.dispatcher.begin([Enqueued(recorded)], dict.fromkeys(intents, PREPARED), intents)
         assert await draining
         assert world.queue.empty()

@@ -34,8 +34,8 @@ def intent() -> None:
     async def claim(self: Any, wanted: Any) -> Any:
         return await claimed(self, [one._replace(intent="") for one in wanted])
 
-    async def enqueue(self: Any, versions: Any) -> Any:
-        return await enqueued(self, [one._replace(intent=one.intent and "") for one in versions])
+    async def enqueue(self: Any, versions: Any, intents: Any = {}) -> Any:  # noqa: B006 - it is not changed
+        return await enqueued(self, versions, dict.fromkeys(intents, ""))
 
     # That is the breakage.
     Ledger.update, Ledger.claim, Ledger.enqueue = update, claim, enqueue  # type: ignore[method-assign]
