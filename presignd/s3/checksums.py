@@ -61,9 +61,9 @@ def algorithm_of(checksum: str) -> str:
 
 def checksum_of(data: bytes, algorithm: str) -> str:
     """Return the checksum of ``data``."""
-    made = new(algorithm)
-    made.update(data)
-    return f"{algorithm}:{made.hexdigest()}"
+    if algorithm in _CRCS:
+        return f"{algorithm}:{_update_of(algorithm)(data, 0):0{2 * _BYTES[algorithm]}x}"
+    return f"{algorithm}:{hashlib.new(algorithm, data, usedforsecurity=False).hexdigest()}"
 
 
 def header_of(checksum: str) -> tuple[str, str]:
@@ -100,7 +100,7 @@ _CRCS = {"crc64nvme": Crc(64, 0x9A6C9329AC4BC9B5), "crc32c": Crc(32, 0x82F63B78)
 
 class _CrcHash:
     def __init__(self, algorithm: str) -> None:
-        self._update = native(algorithm) or partial(_by_table, crc=_CRCS[algorithm])
+        self._update = _update_of(algorithm)
         self._value, self._size = 0, _BYTES[algorithm]
 
     def update(self, data: Bytes, /) -> None:
@@ -124,6 +124,10 @@ def native(algorithm: str) -> Update | None:
     except (ImportError, AttributeError):
         return None
     return update
+
+
+def _update_of(algorithm: str) -> Update:
+    return native(algorithm) or partial(_by_table, crc=_CRCS[algorithm])
 
 
 def _by_table(data: Bytes, before: int, *, crc: Crc) -> int:

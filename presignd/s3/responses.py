@@ -186,10 +186,10 @@ class Response:
                 found.append(f"{name.removeprefix(_CHECKSUM)}:{digits}")
         return tuple(sorted(found))
 
-    def checksum(self, algorithm: str) -> tuple[str, ...]:
-        """Return the object's own checksum by one algorithm, as in ``checksums``; () if it is missing."""
+    def checksum(self, algorithm: str) -> str:
+        """Return the object's own checksum by one algorithm, as in ``checksums``; "" if it is missing."""
         digits = _in_hex(self.headers.get(_CHECKSUM + algorithm, ""))
-        return (f"{algorithm}:{digits}",) if digits else ()
+        return digits and f"{algorithm}:{digits}"
 
     def checksum_in_body(self, algorithm: str) -> str:
         """Return the checksum of the whole object in the XML that answers a Complete; "" for none."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import nullcontext
 
 from presignd.errors import fault
@@ -22,12 +22,14 @@ from presignd.store.support import Support
 from presignd.system.threads import in_background
 
 
-def confirms(checksum: str, returned: Collection[str]) -> bool:
-    """Return whether the store returned the checksum of what was sent; raise ``bad_digest`` if it is another."""
-    alike = [each for each in returned if algorithm_of(each) == algorithm_of(checksum)]
-    if alike and checksum not in alike:
-        raise fault("bad_digest", f"the store returned {alike[0]} for what was sent with {checksum}")
-    return bool(alike)
+def confirms(checksum: str, returned: str) -> bool:
+    """Return whether the store returned the checksum of what was sent; raise ``bad_digest`` if it returned another.
+
+    Both are in the same algorithm; ``returned`` is "" if the store returned none.
+    """
+    if returned and returned != checksum:
+        raise fault("bad_digest", f"the store returned {returned} for what was sent with {checksum}")
+    return returned != ""
 
 
 def proves_upload(response: Response, md5: str, *, md5_etags: bool) -> bool:
@@ -60,7 +62,7 @@ class Whole:
         on_sent: Callable[[int], None],
     ) -> None:
         self._bucket, self._ledger, self._slots = bucket, ledger, slots
-        self._prepared, self._on_sent = prepared, on_sent
+        self._algorithm, self._prepared, self._on_sent = algorithm, prepared, on_sent
         self.fingerprint, self.checksum = prepared.fingerprint, prepared.checksums[algorithm]
         self.sha256 = prepared.checksums.get("sha256", "").removeprefix("sha256:")
 
@@ -138,7 +140,8 @@ class Whole:
     async def _is_ours(self, key: str, found: StoredObject, support: Support) -> bool:
         """Return whether an object of our size holds what was sent."""
         if support.proven:
-            return confirms(self.checksum, found.checksums)
+            alike = [each for each in found.checksums if algorithm_of(each) == self._algorithm]
+            return confirms(self.checksum, alike[0] if alike else "")
         md5 = self._prepared.checksums["md5"]
         etag_is_md5 = support.md5_etags and is_md5(found.etag) and not found.opaque
         if etag_is_md5 and f"md5:{found.etag.lower()}" != md5:
@@ -150,7 +153,7 @@ class Whole:
         if not support.proven:
             md5 = self._prepared.checksums["md5"].removeprefix("md5:")
             return proves_upload(response, md5, md5_etags=support.md5_etags) and support.proves
-        return confirms(self.checksum, response.checksum(algorithm_of(self.checksum))) and bool(response.etag)
+        return confirms(self.checksum, response.checksum(self._algorithm)) and response.etag != ""
 
     def is_unchanged(self) -> bool:
         """Hash the file again, and compare."""
