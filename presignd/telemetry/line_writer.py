@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import stat
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -20,8 +21,9 @@ from presignd.system.clock import utcnow
 ROOM = 8 << 20
 """Bytes that may wait for a stuck reader; lines beyond are dropped and counted."""
 
-CHUNK = 4096
-"""Bytes in one write, unless one line is longer: Linux' PIPE_BUF, up to which a write to a pipe is atomic."""
+CHUNK, LARGE_CHUNK = 4096, 16 << 10
+"""Bytes in one write, unless one line is longer: nobody else's write may come between. CHUNK is Linux' PIPE_BUF, up to
+which a write to a pipe is atomic. A file takes any write as a whole (write(2)), a Unix socket up to 32 KiB."""
 
 LINGER_SECONDS = 0.005
 """How long the first line waits for others: waking the thread for each line of a burst costs more than the line."""
@@ -150,11 +152,12 @@ class LineWriter:
 
     def _turn(self) -> bool:
         """Write one chunk; return whether there was one."""
+        most = self._most_at_once()
         with self._changed:
             if not self._is_due():
                 return False
             head, reported = self._head()
-            count, body = self._take(CHUNK - len(head))
+            count, body = self._take(most - len(head))
         data = head + body
         written, error = self._put(data)
         torn = b"" if error == errno.EPIPE else _torn(data, written, len(self._rest))
@@ -168,6 +171,13 @@ class LineWriter:
             self._refused_at = self._done if refused else self._refused_at
             self._changed.notify_all()
         return True
+
+    def _most_at_once(self) -> int:
+        try:
+            mode = os.fstat(self._descriptor()).st_mode
+        except (OSError, ValueError, AttributeError):
+            return CHUNK
+        return LARGE_CHUNK if stat.S_ISREG(mode) or stat.S_ISSOCK(mode) else CHUNK
 
     def _head(self) -> tuple[bytes, int]:
         """Return the bytes to write before the next lines, and how many dropped lines they report."""

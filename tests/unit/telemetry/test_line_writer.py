@@ -132,6 +132,21 @@ def test_whole_lines_share_a_write_that_nobody_gets_into() -> None:
         assert pieces[-1].endswith(b"\n")
 
 
+def test_a_file_gets_the_lines_of_a_burst_in_few_writes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each write lets the other threads wait for the interpreter, and a file takes any write as a whole."""
+    disk, sizes = Disk(monkeypatch, tmp_path / "log"), list[int]()
+
+    def write(descriptor: int, data: memoryview) -> int:
+        sizes.append(len(data))
+        return disk.write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", write)
+    assert disk.writer.write(*[line(f"{number:>99}") for number in range(300)])
+    assert disk.writer.flush(LONG)
+    assert disk.file.read_bytes() == b"".join([line(f"{number:>99}") for number in range(300)])
+    assert sizes == [16_300, 13_700]
+
+
 class Disk:
     """A descriptor's ``os.write``, of which only so many bytes have room."""
 
