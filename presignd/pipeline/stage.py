@@ -115,7 +115,7 @@ class Queue(Generic[T]):
         self, *, now: Callable[[], float] = time.monotonic, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     ) -> None:
         self._now, self._sleep = now, sleep
-        self._waiting: deque[T] = deque()
+        self._waiting: list[T] = []
         self._more = asyncio.Event()
         self._due = float("-inf")
 
@@ -131,7 +131,7 @@ class Queue(Generic[T]):
             await self._more.wait()
         if (left := self._due - self._now()) > 0:
             await self._sleep(left)
-        taken = [self._waiting.popleft() for _ in range(min(MOST, len(self._waiting)))]
+        taken, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
         self._due = self._now() + min(PAUSE_MOST, PAUSE_EACH * len(taken))
         return taken
 

@@ -59,25 +59,24 @@ class Verifier:
         watches = {item.version.watch for item in items}
         inline = len(items) <= min(self._folders[watch].inline_limit for watch in watches)
         found = await outcomes(self._recheck, items, inline=inline)
-        stable = {watch: await self._are_stable(watch) for watch in watches}
+        stable, away = dict[str, bool](), dict[str, Fault]()
+        for watch in watches:
+            try:
+                stable[watch] = await self._gives_stable_links(watch)
+            except Fault as fault:
+                away[watch] = fault
         proven: list[tuple[Item, Change]] = []
         signed_at = self._now()
         for item, fingerprint in zip(items, found, strict=True):
-            is_stable = stable[item.version.watch]
+            watch = item.version.watch
             if isinstance(fingerprint, Exception):
                 await self._faults.handle(item, fingerprint)
-            elif isinstance(is_stable, Exception):
-                await self._faults.handle(item, is_stable)
+            elif watch in away:
+                await self._faults.handle(item, away[watch])
             else:
-                proven.append((item, _verify(item, fingerprint, signed_at, new_link_id() if is_stable else "")))
+                proven.append((item, _verify(item, fingerprint, signed_at, new_link_id() if stable[watch] else "")))
         if proven:
             await self._record(proven)
-
-    async def _are_stable(self, watch: str) -> bool | Fault:
-        try:
-            return await self._gives_stable_links(watch)
-        except Fault as away:
-            return away
 
     def _recheck(self, item: Item) -> Fingerprint:
         """Compare a file with what was sent, by its path; return its fingerprint. Blocking.
