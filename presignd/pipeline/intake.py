@@ -191,8 +191,9 @@ def render_for(
     except UnicodeDecodeError:
         raise fault_for("key_refused", "its name is no UTF-8") from None
     parts = _KeyParts(name, watch.name, host, file_id, fingerprint.mtime_ns, queued_at, watch.timezone, sha256, prefix)
-    # A file at the top has no parent: "{parent}/{name}" is its name, not "/name".
-    template = watch.key if "/" in name else watch.key.replace("{parent}/", "")
+    template = watch.key
+    if "{parent}/" in template and "/" not in name:  # at the top: "{parent}/{name}" is its name, not "/name"
+        template = template.replace("{parent}/", "")
     key = template.format_map(parts)
     if problem := problem_of(key):
         raise fault_for("key_refused", problem)

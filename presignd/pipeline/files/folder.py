@@ -188,10 +188,11 @@ class Folder:
     def _at(self, path: bytes, call: Callable[[int, bytes], T]) -> T:
         """Return what ``call`` returns for the directory that holds ``path``, open, and for its last component."""
         components = _components(path)
+        *above, name = components
         try:
-            if len(components) == 1:
-                return call(self.fd, components[0])
-            with parent_of(self.fd, components) as (parent, name):
+            if not above:
+                return call(self.fd, name)
+            with parent_of(self.fd, components) as (parent, _):
                 return call(parent, name)
         except OSError as error:
             raise _meaning_of(error) from None

@@ -280,32 +280,28 @@ def _placeholder(name: bytes) -> bytes | None:
 
 
 class Unfinished:
-    """The unfinished downloads that were seen in one watch, by the files that may wait for them.
+    """The unfinished downloads that were seen in one watch, ``by_file``: those that each file may wait for.
 
     Events and scans add them, so that a look at a file costs nothing more where there are none.
     """
 
     def __init__(self) -> None:
-        self._of: dict[bytes, tuple[bytes, ...]] = {}
+        self.by_file: dict[bytes, tuple[bytes, ...]] = {}
 
     def note(self, download: bytes) -> list[bytes]:
         """Note an ignored path if it is an unfinished download; return the files that may wait for it."""
         files = files_waiting_for(download)
         for file in files:
-            self._of[file] = (*self._without(file, download)[1 - MAX_PER_FILE :], download)
+            self.by_file[file] = (*self._without(file, download)[1 - MAX_PER_FILE :], download)
         return files
 
     def forget(self, download: bytes) -> None:
         """Forget an unfinished download that is gone."""
         for file in files_waiting_for(download):
             if left := self._without(file, download):
-                self._of[file] = left
+                self.by_file[file] = left
             else:
-                self._of.pop(file, None)
-
-    def of(self, file: bytes) -> tuple[bytes, ...]:
-        """Return the unfinished downloads that ``file`` may wait for."""
-        return self._of.get(file, ())
+                self.by_file.pop(file, None)
 
     def _without(self, file: bytes, download: bytes) -> tuple[bytes, ...]:
-        return tuple(each for each in self.of(file) if each != download)
+        return tuple(each for each in self.by_file.get(file, ()) if each != download)

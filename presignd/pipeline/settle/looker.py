@@ -106,8 +106,8 @@ class Looker:
             look.follow(before)
         if self._marker:
             look.missing = self._missing(path)
-        if downloads := self._unfinished.of(path):
-            look.download = self._download(downloads, fingerprint.size, look.read_ns)
+        if path in self._unfinished.by_file:
+            look.download = self._download(path, fingerprint.size, look.read_ns)
         look.wait = decide(look, self._rules)
 
     def _missing(self, path: bytes) -> str:
@@ -121,9 +121,9 @@ class Looker:
             return f"{name} to be written anew" if is_old else ""
         return name
 
-    def _download(self, downloads: Iterable[bytes], size: int, now_ns: int) -> str:
-        """Return the name of the unfinished download that a file waits for; "" for none."""
-        for download in downloads:
+    def _download(self, path: bytes, size: int, now_ns: int) -> str:
+        """Return the name of the unfinished download that the file at ``path`` waits for; "" for none."""
+        for download in self._unfinished.by_file.get(path, ()):
             try:
                 age = (now_ns - self._folder.stat(download).st_mtime_ns) / 1e9
             except (Gone, NotRegular, FileFault):

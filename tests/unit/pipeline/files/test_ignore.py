@@ -277,11 +277,10 @@ def test_what_was_seen_is_remembered_for_each_file_that_may_wait_until_it_is_gon
     unfinished = module.Unfinished()
     for download in (b"a.part", b"a.aria2", b"other.txt"):
         unfinished.note(download)
-    assert set(unfinished.of(b"a")) == {b"a.part", b"a.aria2"}
+    assert set(unfinished.by_file[b"a"]) == {b"a.part", b"a.aria2"}
     for download in (b"a.part", b"a.aria2", b"a.aria2"):
         unfinished.forget(download)
-    assert unfinished.of(b"a") == ()
-    assert unfinished._of == {}, "and takes no room any more"
+    assert unfinished.by_file == {}, "and takes no room"
 
 
 def test_of_the_unfinished_downloads_for_one_file_the_latest_few_count() -> None:
@@ -290,7 +289,7 @@ def test_of_the_unfinished_downloads_for_one_file_the_latest_few_count() -> None
     for number in range(100):
         unfinished.note(b"a.%08d.pdf.part" % number)
     unfinished.note(b"a.00000090.pdf.part")
-    assert unfinished.of(b"a.pdf") == (*(b"a.%08d.pdf.part" % n for n in [*range(84, 90), *range(91, 100), 90]),)
+    assert unfinished.by_file[b"a.pdf"] == (*(b"a.%08d.pdf.part" % n for n in [*range(84, 90), *range(91, 100), 90]),)
 
 
 @pytest.mark.parametrize(
