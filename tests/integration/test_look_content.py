@@ -10,6 +10,7 @@ import pytest
 
 from presignd.config import WatchConfig
 from presignd.errors import fault
+from presignd.model import Fingerprint
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.hash import TINY, Read, read_at
 from presignd.pipeline.files.ignore import Unfinished
@@ -41,7 +42,7 @@ def broken(*_: object) -> NoReturn:
 class Unreadable(Folder):
     """A folder in which no file can be opened, and one can't even be looked at now."""
 
-    def open(self, path: bytes) -> int:  # noqa: ARG002 - as the folder's
+    def open_with_stat(self, path: bytes) -> tuple[int, os.stat_result]:  # noqa: ARG002 - as the folder's
         raise fault("unreadable")
 
     def stat(self, path: bytes) -> os.stat_result:
@@ -72,6 +73,25 @@ def test_only_content_that_did_not_change_is_kept(
     [look] = looks(looker_of(Folder, tmp_path), b"a", read=read)
     assert look.wait is None
     assert (look.content.data if look.content else None) == kept
+
+
+def test_what_is_written_after_a_file_was_opened_shows_in_its_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looker, "has_fine_times", lambda _folder: True)
+    (tmp_path / "a").write_bytes(b"content")
+    made = looker_of(Folder, tmp_path)
+    [before] = looks(made, b"a")
+    assert before.content is not None
+
+    def no_more(_fd: int) -> bool:
+        (tmp_path / "a").write_bytes(b"written")
+        return False
+
+    monkeypatch.setattr(looker, "has_writer", no_more)
+    [look] = made.look([(b"a", before)])
+    assert look.fingerprint == Fingerprint.of((tmp_path / "a").stat())
+    assert (look.since, look.looks, look.content) == (look.seen_at, 0, None)
 
 
 def test_a_disk_that_fails_during_a_look_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

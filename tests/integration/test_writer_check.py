@@ -285,16 +285,16 @@ async def test_where_the_check_cannot_work_a_writer_who_pauses_for_less_than_set
 async def test_an_unreadable_file_is_quarantined_and_goes_on_once_it_can_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Folder.open
+    real = Folder.open_with_stat
 
-    def refused(folder: Folder, path: bytes) -> int:
+    def refused(folder: Folder, path: bytes) -> tuple[int, os.stat_result]:
         if folder.stat(path).st_mode & 0o777 == 0o200:
             from presignd.errors import fault  # noqa: PLC0415 - used by this stand-in only
 
             raise fault("unreadable")
         return real(folder, path)
 
-    monkeypatch.setattr(Folder, "open", refused)
+    monkeypatch.setattr(Folder, "open_with_stat", refused)
     async with watching(tmp_path) as drop:
         await drop.scanned()
         (drop.root / "a").write_text("x")

@@ -167,6 +167,10 @@ class Folder:
 
         Raises ``NotRegular`` for anything else, which is never opened for reading.
         """
+        return self.open_with_stat(path)[0]
+
+    def open_with_stat(self, path: bytes) -> tuple[int, os.stat_result]:
+        """As ``open``; return also the file's stat, from before it was opened."""
         return self._at(path, _open_regular)
 
     def open_directory(self, path: bytes) -> int:
@@ -271,18 +275,19 @@ def _open_directory(parent: int, name: bytes) -> int:
     return os.open(name, os.O_RDONLY | _DIRECTORY, dir_fd=parent)
 
 
-def _open_regular(parent: int, name: bytes) -> int:
+def _open_regular(parent: int, name: bytes) -> tuple[int, os.stat_result]:
     if not _O_PATH:
-        return _open_compared(parent, name, _stat(parent, name))
+        seen = _stat(parent, name)
+        return _open_compared(parent, name, seen), seen
     place = os.open(name, _PATH_ONLY, dir_fd=parent)
     try:
         st = os.fstat(place)
         if not stat.S_ISREG(st.st_mode):
             raise NotRegular("not a regular file")
         try:
-            return os.open(f"{place}", _READ & ~os.O_NOFOLLOW, dir_fd=_own_descriptors())
+            return os.open(f"{place}", _READ & ~os.O_NOFOLLOW, dir_fd=_own_descriptors()), st
         except FileNotFoundError:  # without /proc, as without O_PATH: open by name and compare
-            return _open_compared(parent, name, st)
+            return _open_compared(parent, name, st), st
     finally:
         os.close(place)
 

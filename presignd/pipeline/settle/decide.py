@@ -80,8 +80,8 @@ class Look:
 
     def follow(self, before: Look) -> None:
         """Note since when the fingerprint is the same."""
-        if before.fingerprint == self.fingerprint:
-            self.since, self.looks = before.since, before.looks + 1
+        same = before.fingerprint == self.fingerprint
+        self.since, self.looks = (before.since, before.looks + 1) if same else (self.seen_at, 0)
 
 
 def decide(look: Look, rules: Rules) -> Wait | None:

@@ -6,7 +6,7 @@ The look that finds a file complete also reads it, if it is tiny.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -73,14 +73,17 @@ class Looker:
         now = time.monotonic()
         look = Look(time.time_ns(), now, now)
         try:
-            fd = self._folder.open(path)
+            fd, st = self._folder.open_with_stat(path)
             try:
-                # The writer first: a write after that shows in the fingerprint, as a ctime past read_ns.
                 look.writer = has_writer(fd) if self._leases else None
-                fingerprint = fingerprint_of(fd)
-                self._decide(look, path, fingerprint, before)
-                if ahead and look.wait is None and fingerprint.size <= ahead.size:
-                    look.content = _content(fd, fingerprint, ahead.algorithms, read)
+                found = Fingerprint.of(st)
+                self._decide(look, path, found, before)
+                if look.wait is None:
+                    look.content = _content(fd, found, ahead, read)
+                    # Once more, after the writer check and the read: a write since then shows, as a ctime past read_ns.
+                    if (after := fingerprint_of(fd)) != found:
+                        look.content = None
+                        self._decide(look, path, after, before)
             finally:
                 close_quietly(fd)
         except (Gone, NotRegular):
@@ -154,15 +157,17 @@ class Looker:
         return checksum == known.checksum if unchanged else None
 
 
-def _content(fd: int, found: Fingerprint, algorithms: Collection[str], read: Read) -> Prepared | None:
-    """Return the content of the file that was looked at; None if it changed or its sender must read it."""
+def _content(fd: int, found: Fingerprint, ahead: Ahead | None, read: Read) -> Prepared | None:
+    """Return what a tiny file holds; None for another, and if its size changed or its sender must read it."""
+    if ahead is None or found.size > ahead.size:
+        return None
     try:
         data = bytes(read(fd, found.size + 1, 0))  # one byte more: this shows growth
-        if len(data) != found.size or fingerprint_of(fd) != found:
-            return None
     except (Fault, BlockingIOError):
         return None
-    return Prepared(None, found, {algorithm: checksum_of(data, algorithm) for algorithm in algorithms}, data)
+    if len(data) != found.size:
+        return None
+    return Prepared(None, found, {algorithm: checksum_of(data, algorithm) for algorithm in ahead.algorithms}, data)
 
 
 def _timestamp_precision(folder: int) -> float:
