@@ -197,7 +197,7 @@ def _make_linker(
     return Linker(
         disk.ledger,
         disk.links,
-        announcer.path,
+        announcer.paths,
         sign=in_effect.grant,
         sign_again=in_effect.grant_as_asked,
         make=in_effect.make_links,

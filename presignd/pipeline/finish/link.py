@@ -90,20 +90,20 @@ async def make_link(sign: Sign, version: FileVersion, expires: int, path: str) -
 def link_of(version: FileVersion, made: Grant | StableLink, path: str) -> Link:
     """Return the link of a verified version as it was signed, or as the broker made it."""
     assert version.key is not None
-    return Link(
-        time=version.signed_at or utcnow(),
-        file_id=version.file_id,
-        watch=version.watch,
-        path=path,
-        bucket=version.bucket,
-        key=version.key,
-        size=version.fingerprint.size,
-        content_type=version.content_type,
-        etag=version.etag,
-        checksum=version.checksum,
-        expires_at=made.expires_at,
-        url=made.url,
-        version_id=version.version_id,
+    return Link(  # by position: that takes half as long
+        version.signed_at or utcnow(),
+        version.file_id,
+        version.watch,
+        path,
+        version.bucket,
+        version.key,
+        version.fingerprint.size,
+        version.content_type,
+        version.etag,
+        version.checksum,
+        made.expires_at,
+        made.url,
+        version.version_id,
     )
 
 
@@ -120,15 +120,15 @@ class Linker:
     """Links verified versions: their lines are on disk, in ``links.jsonl``, before the commit.
 
     ``sign``, ``make`` and ``now`` belong to the presigner in effect; ``sign`` may leave out an object's version,
-    ``sign_again`` does not. ``path_of`` returns a version's path as links show it. ``on_links`` gets the links of each
-    list once they are recorded.
+    ``sign_again`` does not. ``paths_of`` returns versions' paths as links show them. ``on_links`` gets the links of
+    each list once they are recorded.
     """
 
     def __init__(
         self,
         ledger: Ledger,
         links: LinksFile,
-        path_of: Callable[[FileVersion], str],
+        paths_of: Callable[[Sequence[FileVersion]], Sequence[str]],
         *,
         sign: Sign,
         sign_again: Sign,
@@ -137,7 +137,7 @@ class Linker:
         on_links: Callable[[Sequence[Link]], None],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._ledger, self._links, self._path_of = ledger, links, path_of
+        self._ledger, self._links, self._paths_of = ledger, links, paths_of
         self._sign, self._sign_again, self._now, self._sleep = sign, sign_again, now, sleep
         self._make, self._on_links = make, on_links
         self.queue: Queue[Item] = Queue()
@@ -175,7 +175,7 @@ class Linker:
             (made,) = await self._sign_again([replace(request, version_id=version.link_version)])
         if isinstance(made, Exception):
             raise made
-        return link_of(version, made, self._path_of(version))
+        return link_of(version, made, self._paths_of([version])[0])
 
     async def run(self) -> None:
         """Link the versions that wait, one list after the other, until cancelled."""
@@ -245,11 +245,11 @@ class Linker:
         made |= await self._stable([item for item in items if item.version.link_id])
         passed("links.made")
         delayed: dict[Item, Fault] = {}
-        for item in items:
+        for item, path in zip(items, self._paths_of([item.version for item in items]), strict=True):
             found = made[item]
             item.link = item.problem = None  # those of a try whose lines could not be written
             if not isinstance(found, Exception):
-                item.link = link_of(item.version, found, self._path_of(item.version))
+                item.link = link_of(item.version, found, path)
             elif isinstance(found, Fault) and not isinstance(found, FileFault):
                 # Such as that of a bucket whose region can't be looked up while the store is away.
                 delayed[item] = found

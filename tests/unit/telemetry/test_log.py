@@ -500,39 +500,49 @@ def test_the_quick_way_says_just_what_the_close_look_says(event: dict[str, Any])
     """Most lines take it, so a secret must never."""
     redact.register("s3cr3t-l1teral")
     try:
-        assert log._clean_lines([event]) in (None, [log._render_json(log._scrub(event))])
+        assert log._clean_lines(log._alone(event)) in (None, [log._render_json(log._scrub(event))])
     finally:
         redact.forget_all()
 
 
-@given(st.lists(st.dictionaries(st.sampled_from([*sorted(log._PLAIN_NAMES), "token", "url"]), VALUES), max_size=4))
-def test_events_of_a_list_are_the_lines_that_each_alone_would_be(each: list[dict[str, Any]]) -> None:
-    each = [{name: fields[name] for name in log.ORDER[3:] if name in fields} for fields in each]
+NAMES = (*log.ORDER[3:], "token", "url")
+
+
+@given(
+    st.lists(st.dictionaries(st.sampled_from(NAMES), VALUES), min_size=1, max_size=4),
+    st.sampled_from(["file.done", "100 %s", "s3cr3t-l1teral"]),
+)
+def test_events_of_a_list_are_the_lines_that_each_alone_would_be(each: list[dict[str, Any]], event: str) -> None:
+    columns = {name: [fields.get(name, log.LEFT_OUT) for fields in each] for name in NAMES}
+    each = [{name: fields[name] for name in NAMES if name in fields} for fields in each]
     redact.register("s3cr3t-l1teral")
     lines = log._Lines(log._render_json, in_journal=True)
-    head = {"time": "2026-03-04T05:06:07.891011Z", "level": "info", "event": "file.done"}
+    head = {"time": "2026-03-04T05:06:07.891011Z", "level": "info", "event": event}
     try:
-        (listed,), _ = lines(None, "info", {**head, "each": each})
+        (listed,), _ = lines(None, "info", {**head, "each": columns})
         assert listed == [lines(None, "info", {**head, **fields})[0][0][0] for fields in each]
     finally:
         redact.forget_all()
 
 
 def test_a_path_that_was_logged_is_redacted_once_it_is_a_secret(lines: Lines) -> None:
-    get_logger().info("file.queued", each=[{"path": "/srv/s3cr3t-l1teral.txt"}])
+    get_logger().info("file.queued", each={"path": ["/srv/s3cr3t-l1teral.txt"]})
     redact.register("s3cr3t-l1teral")
-    get_logger().info("file.done", each=[{"path": "/srv/s3cr3t-l1teral.txt"}])
+    get_logger().info("file.done", each={"path": ["/srv/s3cr3t-l1teral.txt"]})
     assert [line["path"] for line in lines()] == ["/srv/s3cr3t-l1teral.txt", "/srv/REDACTED.txt"]
 
 
 def test_one_value_that_breaks_in_a_list_breaks_no_other_line(lines: Lines) -> None:
-    get_logger().info("x", each=[{"key": "a"}, {"key": Broken(), "token": Broken()}, {"key": "c"}, {"key": NASTY}])
+    get_logger().info(
+        "x", each={"key": ["a", Broken(), "c", NASTY], "token": [log.LEFT_OUT, Broken(), log.LEFT_OUT, log.LEFT_OUT]}
+    )
     assert [event["event"] for event in lines()] == ["x"] * 4
     assert [event["key"] for event in lines()][::2] == ["a", "c"]
 
 
 def test_an_everyday_line_takes_the_quick_way() -> None:
     when, key = {"time": datetime.now(UTC), "level": "info"}, {"size": 5, "key": "a/b.txt"}
-    assert log._clean_lines([{**when, "event": "file.done", "path": "/srv/drop/a.txt", **key}])
+    assert log._clean_lines(log._alone({**when, "event": "file.done", "path": "/srv/drop/a.txt", **key}))
     who = {"by": "scanner-1", "client": "::1", "operation": "multipart.part", "count": 3}
-    assert log._clean_lines([{**when, "event": "grant.issued", **who, **key, "expires_at": datetime.now(UTC)}])
+    issued = {**when, "event": "grant.issued", **who, **key, "expires_at": datetime.now(UTC)}
+    assert log._clean_lines(log._alone(issued))

@@ -57,7 +57,7 @@ class World:
         self.linker = Linker(
             cast("Ledger", self),
             cast("LinksFile", self),
-            lambda version: f"/{version.file_id}",
+            lambda versions: [f"/{version.file_id}" for version in versions],
             sign=self.grant,
             sign_again=self.grant,
             make=self.make,
