@@ -185,41 +185,34 @@ class Writer(DatabaseThread):
         super().__init__(connection, explain, name="ledger", idle=idle)
 
     def _do_all(self, batch: list[_Job]) -> None:
-        if batch:
-            self._commit(batch)
+        left = batch
+        while left:
+            left = self._commit(left)
         # After the commit: a call may only return if the file that it was written to is still there.
         if self._check_files:
             self._check_files()
 
-    def _commit(self, batch: list[_Job]) -> None:
+    def _commit(self, batch: list[_Job]) -> list[_Job]:
+        """Make the changes of a batch. If a call raises, undo all, and return the others, which are to be made again.
+
+        Calls seldom raise: a savepoint for each cost more than that.
+        """
+        running: _Job | None = None
         try:
             self._connection.execute("BEGIN")
-            if len(batch) == 1:
-                batch[0].result = batch[0].operation(self._connection)
-            else:
-                for job in batch:
-                    self._attempt(job)
+            for running in batch:
+                running.result = running.operation(self._connection)
+            running = None
             _pass(batch, "before")
             self._connection.execute("COMMIT")
             _pass(batch, "after")
         except Exception as error:  # noqa: BLE001 - for its callers
             self._connection.rollback()  # SQLite may have rolled back already; then this does nothing
-            for job in batch:
-                job.error = self._explain(error) or error
-
-    def _attempt(self, job: _Job) -> None:
-        """Run one job of several; where it raises, undo it alone."""
-        self._connection.execute("SAVEPOINT job")
-        try:
-            job.result = job.operation(self._connection)
-        except Exception as error:
-            # Some errors make SQLite roll back everything (sqlite.org/lang_transaction.html): then the
-            # changes before this one are gone too, and their callers must not get an answer.
-            if not self._connection.in_transaction:
-                raise
-            self._connection.execute("ROLLBACK TO job")
-            job.error = self._explain(error) or error
-        self._connection.execute("RELEASE job")
+            explained = self._explain(error)
+            for job in batch if explained or not running else [running]:
+                job.error = explained or error
+            return [job for job in batch if job.error is None]
+        return []
 
 
 class Reader(DatabaseThread):

@@ -255,7 +255,7 @@ async def test_its_heart_stands_still_while_the_thread_is_stuck(path: Path) -> N
     await writer.close()
 
 
-async def test_what_waits_is_done_in_its_order_and_only_several_calls_need_savepoints(path: Path) -> None:
+async def test_what_waits_is_done_in_its_order_in_one_transaction(path: Path) -> None:
     connection = file(path).connect()
     statements: list[str] = []
     connection.set_trace_callback(statements.append)
@@ -269,7 +269,7 @@ async def test_what_waits_is_done_in_its_order_and_only_several_calls_need_savep
     await writer.close()
     assert [text.split()[0] for text in statements] == [
         *("BEGIN", "COMMIT"),
-        *("BEGIN", *("SAVEPOINT", "INSERT", "RELEASE") * 3, "COMMIT"),
+        *("BEGIN", "INSERT", "INSERT", "INSERT", "COMMIT"),
     ]
     assert [text.split("(")[1][0] for text in statements if "INSERT" in text] == ["2", "0", "1"]
 
@@ -285,8 +285,8 @@ async def test_a_lone_operation_that_fails_is_undone(writer: Writer, path: Path)
     assert stored(path) == {1}
 
 
-async def test_what_undoes_the_whole_transaction_fails_every_one_of_many(path: Path) -> None:
-    """SQLite rolls everything back on some errors: none of them may be told that it was done."""
+async def test_what_waits_with_a_call_that_undoes_the_whole_transaction_is_made_again(path: Path) -> None:
+    """SQLite rolls everything back on some errors: no other call may be told that it was done while it is not."""
     writer, gate = Writer(file(path).connect(), lambda _error: None), Gate()
 
     def undone(connection: sqlite3.Connection) -> None:
@@ -300,6 +300,27 @@ async def test_what_undoes_the_whole_transaction_fails_every_one_of_many(path: P
     await asyncio.sleep(0)
     gate.open()
     answers = await asyncio.gather(held, *tasks, return_exceptions=True)
-    assert [type(answer) for answer in answers[1:]] == [sqlite3.OperationalError] * 3
-    assert stored(path) == set()
+    assert [repr(answer) for answer in answers[1:]] == ["0", "OperationalError('disk I/O error')", "2"]
+    assert stored(path) == {0, 2}
+    await writer.close()
+
+
+async def test_a_disk_that_fails_under_a_call_fails_all_that_wait_with_it(path: Path) -> None:
+    """Each would find the disk as it is, after as long a wait."""
+    writer, gate, tries = Writer(file(path).connect(), file(path).explain), Gate(), []
+
+    def fails(_connection: sqlite3.Connection) -> None:
+        tries.append(1)
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise error
+
+    held = asyncio.create_task(writer.do(gate))
+    await gate.entered()
+    tasks = [asyncio.create_task(writer.do(operation)) for operation in (fails, fails, fails)]
+    await asyncio.sleep(0)
+    gate.open()
+    answers = await asyncio.gather(held, *tasks, return_exceptions=True)
+    assert [getattr(answer, "code", "") for answer in answers[1:]] == ["disk_full"] * 3
+    assert len(tries) == 1
     await writer.close()
