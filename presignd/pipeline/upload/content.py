@@ -82,6 +82,7 @@ class Slots:
 
     def __init__(self, concurrency: int) -> None:
         self._all, self._large = _Semaphore(concurrency), _Semaphore(max(1, concurrency // 2))
+        self._small = holding(self._all)
 
     def resize(self, concurrency: int) -> None:
         """Change the number of slots; bodies that hold more than that finish first. On the event loop."""
@@ -90,7 +91,7 @@ class Slots:
 
     def small(self) -> holding:
         """Return a context manager that holds a slot for a file sent as one PUT."""
-        return holding(self._all)
+        return self._small
 
     @asynccontextmanager
     async def large(self) -> AsyncIterator[None]:
