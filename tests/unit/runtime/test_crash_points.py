@@ -26,7 +26,7 @@ def test_every_change_of_the_ledger_has_its_two_points() -> None:
     called = {name for pair in called for name in pair if name} | {*re.findall(r"self\._do\((\w+)", of_units)}
     called |= {*re.findall(r"self\._change\((\w+)", of_outbox)}
     named = {change.partition(".")[0] for change in crash_points.CHANGES}
-    assert called == named
+    assert called - {"enqueue_new"} == named  # its points are those of "enqueue", which is made where it fails
     assert all(
         hasattr(changes, name) or hasattr(units, name) or hasattr(outbox, name) or hasattr(Ledger, name)
         for name in named
