@@ -63,8 +63,8 @@ class Verifier:
         for watch in watches:
             try:
                 stable[watch] = await self._gives_stable_links(watch)
-            except Fault as fault:
-                away[watch] = fault
+            except Fault as problem:
+                away[watch] = problem
         proven: list[tuple[Item, Change]] = []
         signed_at = self._now()
         for item, fingerprint in zip(items, found, strict=True):
