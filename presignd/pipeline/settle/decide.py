@@ -35,17 +35,17 @@ download, whose event causes a look anyway."""
 _NS = 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """A watch's rules: ``settle`` in seconds (None: depending on whether the writer check works for the file)."""
+class Rules(NamedTuple):
+    """How many seconds without a change a file of a watch needs: one that the writer check works for, and any other."""
 
-    settle: float | None = None
-    timestamp_precision: float = LOCAL_PRECISION
+    checked: float
+    unchecked: float
 
-    def needed(self, writer: bool | None) -> float:
-        """Return how many seconds without a change a file needs; ``writer`` None: the kernel can't check it."""
-        default = QUIET_SETTLE if writer is None else LEASE_SETTLE
-        return max(default if self.settle is None else self.settle, self.timestamp_precision)
+    @classmethod
+    def of(cls, settle: float | None = None, timestamp_precision: float = LOCAL_PRECISION) -> Rules:
+        """Return the rules of a watch's ``settle`` in seconds (None: by default)."""
+        checked, unchecked = (LEASE_SETTLE, QUIET_SETTLE) if settle is None else (settle, settle)
+        return cls(max(checked, timestamp_precision), max(unchecked, timestamp_precision))
 
 
 class Wait(NamedTuple):
@@ -99,9 +99,9 @@ def decide(look: Look, rules: Rules) -> Wait | None:
     if look.missing or look.download:
         why = f"waits for {look.missing}" if look.missing else f"waits until {look.download} beside it is gone"
         return Wait(pause_after(look.looks, _LONGEST_MARKER_PAUSE), why)
-    needed, quiet = rules.needed(look.writer), look.seen_at - look.since
+    needed, quiet = rules.unchecked, look.seen_at - look.since
     if look.writer is not None:
-        quiet = max(quiet, (look.read_ns - look.fingerprint.ctime_ns) / _NS)
+        needed, quiet = rules.checked, max(quiet, (look.read_ns - look.fingerprint.ctime_ns) / _NS)
     return Wait(needed - quiet, f"not yet quiet for {needed:g} s") if quiet < needed else None
 
 

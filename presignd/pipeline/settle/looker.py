@@ -51,7 +51,7 @@ class Looker:
         markers: WatchMarkers | None = None,
     ) -> None:
         self._watch, self._marker = watch.name, watch.ready_marker
-        self._rules = Rules(watch.settle, _timestamp_precision(folder.fd))
+        self._rules = Rules.of(watch.settle, _timestamp_precision(folder.fd))
         self._folder = folder
         self._leases = check.mode == "lease"
         self._unfinished, self._ahead, self._markers = unfinished, ahead, markers

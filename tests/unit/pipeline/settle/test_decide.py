@@ -63,27 +63,27 @@ def decided(before: Look | None, one: Look, rules: Rules) -> Wait | None:
 
 # --- where the writer check works ---------------------------------------------------------------
 def test_a_file_without_writer_settles_a_second_after_its_last_change() -> None:
-    first = wait(None, look(made(), 0.4), Rules())
+    first = wait(None, look(made(), 0.4), Rules.of())
     assert first.after == pytest.approx(0.6)
     assert first.why == "not yet quiet for 1 s"
-    assert is_complete(first.look, look(made(), 1.0), Rules())
+    assert is_complete(first.look, look(made(), 1.0), Rules.of())
 
 
 def test_an_old_file_without_writer_settles_at_the_first_look() -> None:
-    assert is_complete(None, look(made(NOW - HOUR), 0), Rules())
+    assert is_complete(None, look(made(NOW - HOUR), 0), Rules.of())
 
 
 def test_an_old_file_that_is_open_for_writing_waits_however_quiet_it_is() -> None:
-    first = wait(None, look(made(NOW - HOUR), 0, writer=True), Rules())
+    first = wait(None, look(made(NOW - HOUR), 0, writer=True), Rules.of())
     assert first.why == "open for writing"
-    assert not is_complete(first.look, look(made(NOW - HOUR), 3600, writer=True), Rules())
-    assert is_complete(first.look, look(made(NOW - HOUR), 3601), Rules())
+    assert not is_complete(first.look, look(made(NOW - HOUR), 3600, writer=True), Rules.of())
+    assert is_complete(first.look, look(made(NOW - HOUR), 3601), Rules.of())
 
 
 def test_looks_at_a_held_file_come_further_and_further_apart_up_to_a_second() -> None:
     seen, pauses = None, []
     for second in range(12):
-        outcome = wait(seen, look(made(NOW - HOUR), second, writer=True), Rules())
+        outcome = wait(seen, look(made(NOW - HOUR), second, writer=True), Rules.of())
         seen = outcome.look
         pauses.append(outcome.after)
     assert pauses == sorted(pauses)
@@ -94,18 +94,18 @@ def test_looks_at_a_held_file_come_further_and_further_apart_up_to_a_second() ->
 def test_a_ctime_in_the_future_is_not_trusted_and_does_not_hold_the_file_for_ever() -> None:
     """The clock was set back: the file is watched for the whole quiet time instead."""
     future = made(NOW + HOUR)
-    first = wait(None, look(future, 0), Rules())
+    first = wait(None, look(future, 0), Rules.of())
     assert first.after == 1.0
-    assert not is_complete(first.look, look(future, 0.9), Rules())
-    assert is_complete(first.look, look(future, 1.0), Rules())
+    assert not is_complete(first.look, look(future, 0.9), Rules.of())
+    assert is_complete(first.look, look(future, 1.0), Rules.of())
 
 
 def test_an_mtime_in_the_future_holds_nothing() -> None:
-    assert is_complete(None, look(made(NOW - HOUR, mtime_ns=NOW + HOUR), 0), Rules())
+    assert is_complete(None, look(made(NOW - HOUR, mtime_ns=NOW + HOUR), 0), Rules.of())
 
 
 def test_with_no_quiet_time_asked_for_the_grain_of_file_times_is_still_waited_for() -> None:
-    rules = Rules(settle=0)
+    rules = Rules.of(settle=0)
     first = wait(None, look(made(), 0.001), rules)
     assert first.after == pytest.approx(LOCAL_PRECISION - 0.001)
     assert is_complete(first.look, look(made(), LOCAL_PRECISION), rules)
@@ -114,10 +114,10 @@ def test_with_no_quiet_time_asked_for_the_grain_of_file_times_is_still_waited_fo
 # --- where it can't -----------------------------------------------------------------------------
 def test_where_the_kernel_cannot_tell_a_file_is_watched_for_ten_seconds_however_old() -> None:
     old = made(NOW - HOUR)
-    first = wait(None, look(old, 0, writer=None), Rules())
+    first = wait(None, look(old, 0, writer=None), Rules.of())
     assert first.why == "not yet quiet for 10 s"
-    assert not is_complete(first.look, look(old, 9.9, writer=None), Rules())
-    assert is_complete(first.look, look(old, 10.0, writer=None), Rules())
+    assert not is_complete(first.look, look(old, 9.9, writer=None), Rules.of())
+    assert is_complete(first.look, look(old, 10.0, writer=None), Rules.of())
 
 
 @pytest.mark.parametrize(
@@ -126,52 +126,52 @@ def test_where_the_kernel_cannot_tell_a_file_is_watched_for_ten_seconds_however_
 @pytest.mark.parametrize("writer", [None, False])
 def test_any_change_of_the_fingerprint_starts_the_quiet_time_anew(changed: Fingerprint, *, writer: bool | None) -> None:
     changed = changed._replace(ctime_ns=NOW + HOUR)
-    first = wait(None, look(made(NOW + HOUR - 1), 0, writer=writer), Rules(settle=5))
-    again = wait(first.look, look(changed, 4.9, writer=writer), Rules(settle=5))
+    first = wait(None, look(made(NOW + HOUR - 1), 0, writer=writer), Rules.of(settle=5))
+    again = wait(first.look, look(changed, 4.9, writer=writer), Rules.of(settle=5))
     assert again.after == 5
-    assert is_complete(again.look, look(changed, 9.9, writer=writer), Rules(settle=5))
+    assert is_complete(again.look, look(changed, 9.9, writer=writer), Rules.of(settle=5))
 
 
 def test_on_a_network_filesystem_two_seconds_are_the_least() -> None:
-    first = wait(None, look(made(), 0, writer=None), Rules(settle=0, timestamp_precision=NETWORK_PRECISION))
+    first = wait(None, look(made(), 0, writer=None), Rules.of(settle=0, timestamp_precision=NETWORK_PRECISION))
     assert first.after == 2.0
 
 
 def test_a_quiet_time_that_was_given_counts_for_every_file() -> None:
-    assert Rules(settle=3).needed(None) == Rules(settle=3).needed(writer=False) == 3
+    assert Rules.of(settle=3) == (3, 3)
 
 
 # --- markers and faults -------------------------------------------------------------------------
 def test_a_file_waits_for_its_marker_however_quiet() -> None:
-    first = wait(None, look(made(NOW - HOUR), 0, missing="a.ok"), Rules())
+    first = wait(None, look(made(NOW - HOUR), 0, missing="a.ok"), Rules.of())
     assert first.why == "waits for a.ok"
-    assert is_complete(first.look, look(made(NOW - HOUR), 1), Rules())
+    assert is_complete(first.look, look(made(NOW - HOUR), 1), Rules.of())
 
 
 def test_the_marker_does_not_stand_for_the_writer_check_or_the_quiet_time() -> None:
-    assert not is_complete(None, look(made(NOW - HOUR), 0, writer=True), Rules())
-    assert not is_complete(None, look(made(), 0), Rules())
+    assert not is_complete(None, look(made(NOW - HOUR), 0, writer=True), Rules.of())
+    assert not is_complete(None, look(made(), 0), Rules.of())
 
 
 def test_what_is_no_file_is_dropped() -> None:
-    assert decide(Look(NOW, 100.0, 100.0), Rules()) is None
+    assert decide(Look(NOW, 100.0, 100.0), Rules.of()) is None
 
 
 def test_what_could_not_even_be_statted_waits_for_another_look() -> None:
-    outcome = decide(Look(NOW, 100.0, 100.0, fault=fault("too_many_files")), Rules())
+    outcome = decide(Look(NOW, 100.0, 100.0, fault=fault("too_many_files")), Rules.of())
     assert outcome is not None
     assert outcome.why == fault("too_many_files").message
 
 
 def test_an_unreadable_file_settles_with_its_fault_once_it_is_quiet() -> None:
-    first = wait(None, look(made(), 0, writer=None, code="unreadable"), Rules())
-    assert is_complete(first.look, look(made(), 10, writer=None, code="unreadable"), Rules())
+    first = wait(None, look(made(), 0, writer=None, code="unreadable"), Rules.of())
+    assert is_complete(first.look, look(made(), 10, writer=None, code="unreadable"), Rules.of())
 
 
 def test_a_passing_fault_is_waited_for_and_never_settles() -> None:
-    first = wait(None, look(made(), 0, writer=None, code="read_error"), Rules())
+    first = wait(None, look(made(), 0, writer=None, code="read_error"), Rules.of())
     assert first.why == fault("read_error").message
-    assert not is_complete(first.look, look(made(), 3600, writer=None, code="read_error"), Rules())
+    assert not is_complete(first.look, look(made(), 3600, writer=None, code="read_error"), Rules.of())
 
 
 def test_steps_grow_without_overflow() -> None:
@@ -287,4 +287,4 @@ def test_a_file_that_lost_its_read_permission_stays_what_it_was() -> None:
 
 def test_a_file_waits_for_its_unfinished_download_and_says_so() -> None:
     look = Look(NOW + 10**12, 0.0, 0.0, made(), writer=False, download="a.part")
-    assert wait(None, look, Rules()).why == "waits until a.part beside it is gone"
+    assert wait(None, look, Rules.of()).why == "waits until a.part beside it is gone"

@@ -202,7 +202,7 @@ class Bench:
         ledger: Any = self.ledger
         self.returned: list[FileVersion] = []
         self.is_back = True
-        self.files = Files(self.clock, Rules(watch.settle), self.ahead)
+        self.files = Files(self.clock, Rules.of(watch.settle), self.ahead)
         self.lane = Lane(
             watch,
             self.files,
