@@ -175,7 +175,7 @@ class Folder:
 
     def open_directory(self, path: bytes) -> int:
         """Open the directory at ``path`` (b"" for the root) for listing; the caller closes it."""
-        return self._at(path, _open_directory)
+        return self._at(path, lambda parent, name: os.open(name, os.O_RDONLY | _DIRECTORY, dir_fd=parent))
 
     @contextmanager
     def dir_fd(self, path: bytes) -> Iterator[int]:
@@ -269,10 +269,6 @@ def _is_missing(parent: int, name: bytes) -> bool:
 
 def _stat(parent: int, name: bytes) -> os.stat_result:
     return os.stat(name, dir_fd=parent, follow_symlinks=False)
-
-
-def _open_directory(parent: int, name: bytes) -> int:
-    return os.open(name, os.O_RDONLY | _DIRECTORY, dir_fd=parent)
 
 
 def _open_regular(parent: int, name: bytes) -> tuple[int, os.stat_result]:
