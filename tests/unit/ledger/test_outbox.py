@@ -69,6 +69,19 @@ async def test_each_end_is_told_to_those_who_want_it_and_none_without_webhooks(l
     assert [superseded.data["state"], vanished.data["state"]] == ["superseded", "vanished"]
 
 
+async def test_new_versions_that_are_told_of_have_their_keys_and_are_told_of_once(ledger: Ledger) -> None:
+    """A message is inserted after each; a list with a path that is not new is recorded again, one by one."""
+    outbox = ledger.outbox()
+    await outbox.configure([CHAT], NOW)
+    await ledger.enqueue([new(b"1"), new(b"2"), new(b"3")])
+    await ledger.enqueue([new(path, state=State.QUARANTINED, error_code="unreadable") for path in (b"x", b"y")])
+    others = await ledger.enqueue([new(b"other", key="x"), new(b"another", key="y")])
+    assert [one.version.key for one in others] == ["x~2", "y~2"]
+    await ledger.enqueue([new(b"z", state=State.QUARANTINED, error_code="unreadable"), new(b"1", key="other")])
+    told = [(bytes.fromhex(one.data["path"]), one.data["state"]) for one in await due(outbox)]
+    assert told == [(b"x", "quarantined"), (b"y", "quarantined"), (b"z", "quarantined"), (b"1", "superseded")]
+
+
 async def test_a_change_that_fails_leaves_no_message(ledger: Ledger) -> None:
     outbox = ledger.outbox()
     await outbox.configure([CHAT], NOW)
