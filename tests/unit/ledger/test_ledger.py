@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from presignd.ledger import Ledger, LostUpdate, Selection, open_ledger
-from presignd.ledger.changes import Claim
+from presignd.ledger.changes import Change, Claim
 from presignd.model import FileVersion, Fingerprint, LinksMark, Listed, Sent, State
 from presignd.states import TRANSITIONS, UNCLEAN_LIMIT, BadTransition, Event
 from tests.versions import LATER, MARK, NOW, PRINT, claim, linking, new
@@ -582,6 +582,27 @@ async def test_only_real_columns_are_changed_and_the_state_only_by_an_event(
     with pytest.raises(TypeError):
         await ledger.update(version, **change)
     assert await ledger.by_id(version.file_id) == version
+
+
+async def test_changes_of_several_kinds_return_each_version_in_its_place_as_it_is_read_back(ledger: Ledger) -> None:
+    """Columns that are the same for all and those that are not, text that SQLite can't hold, and integers beyond it."""
+    one, two, three, four, five = [await uploading(ledger, b"%d" % number) for number in range(5)]
+    large = PRINT._replace(ino=2**64 - 1, mtime_ns=-(2**63) - 1)
+    same = {"signed_at": NOW, "part_size": 0, "adopted": True}
+    found = await ledger.apply_all(
+        [
+            Change(one, (Event.VERIFY,), {"fingerprint": large, "checksum": "md5:1", "etag": "1", **same}),
+            Change(two, (Event.RETRY,), {"not_before": LATER, "error": "\udcff"}),
+            Change(three, (Event.VERIFY,), {"fingerprint": PRINT, "checksum": "md5:3", "etag": "3", **same}),
+            Change(four, (), {"upload_id": "u", "part_size": 5}),
+            Change(five, (Event.RETRY,), {"not_before": None, "error": "\udcfe"}),
+        ]
+    )
+    assert found == [await ledger.by_id(each.file_id) for each in (one, two, three, four, five)]
+    assert [each.fingerprint for each in found] == [large, *[PRINT] * 4]
+    assert [each.error for each in found] == ["", "\\udcff", "", "", "\\udcfe"]
+    assert [each.not_before for each in found] == [None, LATER, None, None, None]
+    assert [each.state for each in found] == ["verified", "queued", "verified", "uploading", "queued"]
 
 
 async def test_links_and_their_files_mark_are_committed_together_or_not_at_all(ledger: Ledger) -> None:
