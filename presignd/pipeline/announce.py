@@ -97,13 +97,11 @@ class Announcer:
         """Log what was queued, superseded, or quarantined from the start."""
         if superseded := [entry.superseded for entry in done if entry.superseded]:
             self.done(superseded)
-        queued = list[FileVersion]()
-        for version, *_ in done:
+        versions = [entry.version for entry in done]
+        for version in versions:
             if version.state is State.QUARANTINED:
                 self.quarantined(version, fix=fault(version.error_code).fix)
-            else:
-                queued.append(version)
-        if queued:
+        if queued := [version for version in versions if version.state is not State.QUARANTINED]:
             self._log.info("file.queued", each=self._fields(queued))
 
     def linked(self, links: Sequence[Link], *, disclose: bool, by_uid: int | None = None) -> None:
@@ -136,7 +134,9 @@ class Announcer:
         fields = self._fields(versions)
         fields["attempt"] = [version.attempt for version in versions]
         if not replayed:
-            fields["duration_ms"] = [*map(_duration_ms, versions)]
+            took = [(v.done_at - v.queued_at).total_seconds() if v.done_at else None for v in versions]
+            # The clock may have been set back since.
+            fields["duration_ms"] = [LEFT_OUT if each is None else max(0, round(each * 1000)) for each in took]
         fields["status"] = [*map(done_status, versions)]
         fields["expires_at"] = [version.expires_at or LEFT_OUT for version in versions]
         if replayed:
@@ -195,13 +195,6 @@ class Announcer:
         for file_id in logged:
             self._logged.pop(file_id, None)
         return True
-
-
-def _duration_ms(version: FileVersion) -> Any:
-    if not version.done_at:
-        return LEFT_OUT
-    took = (version.done_at - version.queued_at).total_seconds()
-    return max(0, round(took * 1000))  # the clock may have been set back since
 
 
 async def _has_left(logged: Mark, seconds: float) -> bool:

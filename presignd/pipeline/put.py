@@ -62,14 +62,14 @@ class PutRequests(dict[str, PutRequest]):
 
     def linked(self, links: Sequence[Link]) -> None:
         """Send each link to the client that put its file, if any."""
-        for link in links:
+        for link in links if self else ():
             request = self.get(link.file_id)
             if request and not request.link.done():
                 request.link.set_result(link)
 
     def ended(self, versions: Sequence[FileVersion]) -> None:
         """Send the reason to each client whose version ended without a link or was quarantined."""
-        for version in versions:
+        for version in versions if self else ():
             request = self.get(version.file_id)
             if request and not request.link.done() and version.state is not State.FINISHED:
                 request.link.set_exception(_refusal(version))

@@ -249,7 +249,7 @@ def _clean_lines(columns: Mapping[str, Sequence[Any]], head: str = "{") -> list[
     nearly all events take: scrubbing a dozen fields one by one took as long as sending the file.
     """
     values = [*columns.values()]
-    kinds = {(*map(type, event),) for event in zip(*values, strict=True)}
+    kinds = {*zip(*[map(type, column) for column in values], strict=True)}
     form, times = _line_form((*columns,), *kinds) if len(kinds) == 1 else ("", ())
     if not form:
         return None
