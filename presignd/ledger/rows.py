@@ -96,10 +96,13 @@ def version_of(row: tuple[Any, ...]) -> FileVersion:
 
 def with_fields(versions: Sequence[FileVersion], fields: Mapping[str, Sequence[Any]]) -> list[FileVersion]:
     """Return versions with new values of their fields, given as columns, as they will be read back."""
-    columns: dict[str, Sequence[Any]] = dict(zip(FileVersion._fields, zip(*versions, strict=True), strict=True))
-    for name in columns.keys() & fields:
-        columns[name] = [to_sql(value) if type(value) is str else value for value in fields[name]]
-    return [*map(FileVersion._make, zip(*columns.values(), strict=True))]
+    rows = [[*version] for version in versions]
+    for name, column in fields.items():
+        if name in _PLACES:
+            place = _PLACES[name]
+            for row, value in zip(rows, column, strict=True):
+                row[place] = to_sql(value) if type(value) is str else value
+    return [*map(FileVersion._make, rows)]
 
 
 def as_recorded(new: NewVersion, key: str | None, intent: str | None = None) -> FileVersion:
