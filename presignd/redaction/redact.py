@@ -27,6 +27,7 @@ the gaps would reveal the secret. No S3 server accepts a secret key shorter than
 
 _MAX_LITERALS = 256
 _MAX_DEPTH = 12
+_MAX_PLAIN = 4096
 
 # --- shapes -------------------------------------------------------------------------------------
 # Every repetition is bounded, or matches in only one way, so that no text takes more than linear time.
@@ -153,12 +154,16 @@ def _hide_shapes(text: str) -> str:
 
 # --- registered secrets --------------------------------------------------------------------------
 class _Literals:
-    """The newest ``_MAX_LITERALS`` registered secrets, in every form they may be printed in."""
+    """The newest ``_MAX_LITERALS`` registered secrets, in every form they may be printed in.
+
+    ``plain`` are texts in which none of ``forms`` was found (``are_plain``).
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._secrets: dict[str, None] = {}
         self.forms: tuple[str, ...] = ()
+        self.plain: set[str] = set()
 
     def add(self, secret: str) -> None:
         with self._lock:
@@ -176,6 +181,7 @@ class _Literals:
     def _compile(self) -> None:
         forms = {form for secret in self._secrets for form in _forms(secret)}
         self.forms = tuple(sorted(forms, key=lambda form: (-len(form), form)))
+        self.plain = set()  # after the forms: what is searched for the old ones meanwhile goes into the old set
 
     def hide(self, text: str) -> str:
         for form in self.forms:
@@ -245,9 +251,20 @@ def is_clean(text: str) -> bool:
 
 
 def are_plain(texts: Iterable[str]) -> bool:
-    """Return whether each text is clean, and JSON's string of it is the text between quotes."""
-    joined = "|".join(texts)
-    return is_clean(joined) and len(joined.encode().translate(None, _ESCAPED)) == len(joined)
+    """Return whether each text is clean, and JSON's string of it is the text between quotes.
+
+    The last ``_MAX_PLAIN`` are not searched again: the three lines of a file share most of their texts, and there are
+    thousands of forms to search for where credentials are renewed each hour.
+    """
+    plain = _literals.plain
+    new = {*texts} - plain
+    joined = "|".join(new)
+    if not (is_clean(joined) and len(joined.encode().translate(None, _ESCAPED)) == len(joined)):
+        return False
+    if len(plain) > _MAX_PLAIN:
+        plain.clear()
+    plain.update(new)
+    return True
 
 
 def redact_value(value: Any, *, depth: int = 0) -> Any:

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from presignd.redaction import redact as redact_module
 from presignd.redaction.redact import (
     MIN_LITERAL,
     REDACTED,
@@ -385,10 +386,17 @@ def test_texts_that_a_quick_look_calls_plain_need_neither_redaction_nor_an_escap
             assert json.dumps(text) == f'"{text}"'
 
 
-def test_a_text_with_a_registered_secret_is_not_plain() -> None:
+def test_what_was_plain_is_searched_again_once_it_is_a_secret() -> None:
     assert are_plain(["a/plain/path.txt"])
     register("plain/path")
     assert not are_plain(["a/plain/path.txt"])
+
+
+def test_of_the_texts_that_are_plain_only_so_many_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redact_module, "_MAX_PLAIN", 3)
+    for number in range(9):
+        assert are_plain([f"{number}.txt"])
+    assert 0 < len(redact_module._literals.plain) <= 4
 
 
 @pytest.mark.parametrize("before", ["", "inbox/", "inbox_", "inbox%2F", "inbox%252F", "\\n", "x", "PSD_"])
