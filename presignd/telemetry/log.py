@@ -369,7 +369,11 @@ class _Lines:
 
     def _list(self, shared: EventDict, each: Mapping[str, Sequence[Any]]) -> list[str]:
         """Return the lines of events that have the fields of ``shared``, and their own of ``each``."""
-        own = {name: column for name, column in each.items() if any(value is not LEFT_OUT for value in column)}
+        own = {
+            name: column
+            for name, column in each.items()
+            if column[0] is not LEFT_OUT or any(value is not LEFT_OUT for value in column)
+        }
         if (head := self._quickly(_alone(shared))) and (lines := self._quickly(own, head[0][:-1] + ", ")):
             return lines
         rows = zip(*each.values(), strict=True)
