@@ -92,7 +92,7 @@ settle = "0s"
         )
 
     def start(self, environ: Mapping[str, str] | None = None) -> None:
-        """Start it, and return once it is ready; ``cpu_at_ready`` is what that took, in seconds."""
+        """Start it, and return once it is ready."""
         argv = [str(COMMAND), "run", "-c", str(self.folder / "config.toml")]
         env = {"PATH": os.environ["PATH"], "HOME": str(self.folder), **(environ or {})}
         env["PRESIGND_SOCKET"] = str(self.folder / "control.sock")
@@ -102,7 +102,6 @@ settle = "0s"
             command = on_client_core(argv) if self._core else argv
             self.process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
         until(lambda: b'"daemon.ready"' in log.read_bytes()[begun:], "daemon.ready", 60)
-        self.cpu_at_ready = self.cpu()
 
     def cpu(self) -> float:
         """Return the CPU seconds used so far."""
@@ -179,13 +178,17 @@ def dropped(
     """Move ``files`` in and wait for all links.
 
     ``wall`` is from the move to the last link; ``cpu`` is that of the whole process, its start and its end
-    included; ``more["cpu_at_work"]`` is without the start.
+    included; ``more["cpu_at_work"]`` is without the start, to which the proof of the bucket belongs: one file goes
+    before the others.
     """
     with Daemon(folder, server, watch=watch, more=more, presign=presign) as daemon:
+        (daemon.drop / "first").write_bytes(b"first")
+        daemon.until_linked(1)
+        cpu_at_start = daemon.cpu()
         began = daemon.move_in(files)
         try:
-            wall = daemon.until_linked(len(files)) - began
+            wall = daemon.until_linked(1 + len(files)) - began
             cpu, rss = daemon.stop()
         finally:
             daemon.give_back(files)
-        return Usage(wall, cpu, rss, {"cpu_at_work": cpu - daemon.cpu_at_ready})
+        return Usage(wall, cpu, rss, {"cpu_at_work": cpu - cpu_at_start})
