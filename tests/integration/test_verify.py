@@ -132,7 +132,7 @@ async def test_each_difference_is_told(store: Store, tmp_path: Path) -> None:
         assert (await summary(daemon))["exit"] == 4
 
 
-async def _never(_versions: Any) -> Any:
+async def _never(*_: Any) -> Any:
     return []
 
 

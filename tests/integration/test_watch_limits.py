@@ -178,12 +178,12 @@ async def test_a_candidate_that_could_not_be_opened_nor_statted_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Too many files are open: that says nothing of the file, and no other event will come for it."""
-    refused = Refusals(monkeypatch, b"sub/late", open=2)
+    refused = Refusals(monkeypatch, b"sub/late", open_with_stat=2)
     stat = Folder.stat
 
     def stat_as_open(folder: Folder, path: bytes) -> os.stat_result:
-        if refused.left["open"] == 1:  # by the look that just met it
-            refused.left["open"] = 0
+        if refused.left["open_with_stat"] == 1:  # by the look that just met it
+            refused.left["open_with_stat"] = 0
             raise fault("too_many_files")
         return stat(folder, path)
 
@@ -193,7 +193,7 @@ async def test_a_candidate_that_could_not_be_opened_nor_statted_waits(
         await drop.scanned()
         (drop.root / "sub" / "late").write_bytes(b"content")
         await drop.has("sub/late")
-        assert refused.left == {"open": 0}
+        assert refused.left == {"open_with_stat": 0}
         assert not drop.events("scan.cut_short")
 
 
