@@ -9,7 +9,9 @@ from __future__ import annotations
 import binascii
 import html
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from urllib.parse import unquote
 
@@ -21,8 +23,8 @@ PIECE = 12
 BLOCK = PIECE // 2
 """Text is cut into blocks of this size, one character apart, so every run of ``PIECE`` characters has a whole block."""
 
-QUARTER, ROOM = 16, 1024
-"""The hex digits that identify an earlier signature, and how many earlier signatures are kept at least."""
+QUARTER, ROOM = 16, 4096
+"""The hex digits that identify an earlier signature, and how many earlier signatures are kept."""
 
 _LAYERS = 3
 _SIGNATURE = "x-amz-signature="
@@ -35,7 +37,7 @@ _TEXT = re.compile(r">([^<]+)<")
 
 
 class Secrets:
-    """The secrets sent to one store: those of the current request, and the last signatures (``ROOM`` at least).
+    """The secrets sent to one store: those of the current request, and the last ``ROOM`` signatures.
 
     A store may repeat a PUT's signature as the object's ETag in its answer to the next HEAD, or in that to another
     request which it has at the same time. So ``of`` is called before a request is sent.
@@ -43,7 +45,7 @@ class Secrets:
 
     def __init__(self) -> None:
         self._clean: Mapping[str, str] = {}
-        self._sent = _Signatures()
+        self._older: OrderedDict[str, None] = OrderedDict()
 
     def of(self, url: str, headers: Mapping[str, str]) -> Echoes:
         """Return the finder for one request's secrets in its answer; of a credential it finds the access key."""
@@ -52,8 +54,8 @@ class Secrets:
         tokens, access_keys = _in_query(query + rest)
         keys = [headers[name] for name in _customer_keys(tuple(headers))]
         signature = unquote(signature)
-        self._sent.add(signature)
-        return Echoes((*long_enough([signature, *keys]), *tokens), access_keys, self._sent)
+        self._remember(signature)
+        return Echoes((*long_enough([signature, *keys]), *tokens), access_keys, self._older.keys())
 
     def redacted(self, echoes: Echoes, headers: Mapping[str, str], body: bytes) -> tuple[Mapping[str, str], bytes]:
         """Return an answer without the secrets that ``of`` found, as ``Echoes.redacted`` does.
@@ -66,20 +68,12 @@ class Secrets:
         self._clean = headers
         return headers, body
 
-
-class _Signatures:
-    """The quarters of the last signatures: of ``ROOM`` at least, of twice as many at most."""
-
-    def __init__(self) -> None:
-        self._newer, self._older = set[str](), set[str]()
-
-    def add(self, signature: str) -> None:
-        self._newer.update([signature[at : at + QUARTER] for at in range(0, len(signature), QUARTER)])
-        if len(self._newer) >= 4 * ROOM:
-            self._newer, self._older = set(), self._newer
-
-    def isdisjoint(self, quarters: Collection[str]) -> bool:
-        return self._newer.isdisjoint(quarters) and self._older.isdisjoint(quarters)
+    def _remember(self, signature: str) -> None:
+        older = self._older
+        for at in range(0, len(signature), QUARTER):
+            older[signature[at : at + QUARTER]] = None
+        while len(older) > 4 * ROOM:
+            older.popitem(last=False)  # a dict would pass the gaps of all removed before
 
 
 class Echoes:
@@ -88,10 +82,12 @@ class Echoes:
     All are as ``long_enough`` returns them. Of ``older`` signatures it finds each ``QUARTER``.
     """
 
-    def __init__(self, secrets: Iterable[str], names: Iterable[str] = (), older: _Signatures | None = None) -> None:
+    def __init__(
+        self, secrets: Iterable[str], names: Iterable[str] = (), older: AbstractSet[str] = frozenset()
+    ) -> None:
         self._secrets = tuple(secrets)
         self._all = (*self._secrets, *names)
-        self._older = older or _Signatures()
+        self._older = older
 
     def are_in(self, text: str) -> bool:
         """Return whether ``text`` repeats any of them."""
@@ -110,7 +106,7 @@ class Echoes:
         return kept, b"" if _repeats(self._secrets, self._older, text) else text.encode("latin-1")
 
 
-def _repeats(secrets: Iterable[str], older: _Signatures, text: str) -> bool:
+def _repeats(secrets: Iterable[str], older: AbstractSet[str], text: str) -> bool:
     for plain in (_plain(text), *_decoded(text)):
         if len(plain) < MIN_LITERAL:
             continue  # as is most of what a checksum decodes to
