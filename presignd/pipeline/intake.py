@@ -92,8 +92,8 @@ class Intake:
 
 def refuse_too_large(watch_config: WatchConfig, size: int) -> None:
     """Raise ``too_large`` for a file of ``size`` bytes that the watch or S3 doesn't accept."""
-    if size > LARGEST_OBJECT or (watch_config.max_size and size > watch_config.max_size):
-        largest = min(watch_config.max_size or LARGEST_OBJECT, LARGEST_OBJECT)
+    largest = min(watch_config.max_size or LARGEST_OBJECT, LARGEST_OBJECT)
+    if size > largest:
         raise fault_for("too_large", f"{size} bytes, at most {largest}")
 
 
