@@ -30,7 +30,8 @@ _LAYERS = 3
 _SIGNATURE = "x-amz-signature="
 _IN_QUERY = re.compile(r"x-amz-(credential|security-token)=([^&]*)")
 _CUSTOMER_KEY = "x-amz-server-side-encryption-customer-key"
-_NO_WORD = bytes(set(range(256)) - set(b"0123456789abcdefghijklmnopqrstuvwxyz"))
+_LOWER = bytes(range(256)).lower()
+_NO_WORD = bytes(byte for byte in range(256) if not bytes([byte]).isalnum())
 _HEX = re.compile(rf"[0-9a-f]{{{QUARTER},}}")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16,}")
 _TEXT = re.compile(r">([^<]+)<")
@@ -87,44 +88,43 @@ class Echoes:
     ) -> None:
         self._secrets = tuple(secrets)
         self._all = (*self._secrets, *names)
+        self._joined = " ".join(self._all)
         self._older = older
 
     def are_in(self, text: str) -> bool:
         """Return whether ``text`` repeats any of them."""
-        return _repeats(self._all, self._older, text)
+        for plain in (_plain(text), *_decoded(text)):
+            if len(plain) < MIN_LITERAL:
+                continue  # as is most of what a checksum decodes to
+            for run in _HEX.findall(plain):
+                if not self._older.isdisjoint([run[at : at + QUARTER] for at in range(len(run) - QUARTER + 1)]):
+                    return True
+            for secret in self._all:
+                if secret in plain:
+                    return True
+            if self._has_piece(plain):
+                return True
+        return False
+
+    def _has_piece(self, plain: str) -> bool:
+        """Return whether ``plain`` has a ``PIECE`` of a secret; search for it once, however many blocks it has."""
+        for at in range(0, len(plain) - BLOCK + 1, BLOCK + 1):  # hardly any text has even a block of a secret
+            if plain[at : at + BLOCK] in self._joined:
+                return any(piece in plain for secret in self._all for piece in _pieces(secret))
+        return False
 
     def redacted(self, headers: Mapping[str, str], body: bytes) -> tuple[Mapping[str, str], bytes]:
         """Return an answer's headers and body without them: a header or an XML text that has one becomes ``REDACTED``.
 
         A body with a secret elsewhere, or one cut in two by a comment, becomes empty.
         """
-        text = body.decode("latin-1")
-        if not _repeats(self._all, self._older, "\n".join((*headers.values(), text))):
-            return headers, body
         kept = {name: REDACTED if self.are_in(value) else value for name, value in headers.items()}
-        text = _TEXT.sub(lambda match: f">{REDACTED}<" if self.are_in(match[1]) else match[0], text)
-        return kept, b"" if _repeats(self._secrets, self._older, text) else text.encode("latin-1")
+        text = _TEXT.sub(lambda match: f">{REDACTED}<" if self.are_in(match[1]) else match[0], body.decode("latin-1"))
+        return kept, b"" if Echoes(self._secrets, older=self._older).are_in(text) else text.encode("latin-1")
 
 
-def _repeats(secrets: Iterable[str], older: AbstractSet[str], text: str) -> bool:
-    for plain in (_plain(text), *_decoded(text)):
-        if len(plain) < MIN_LITERAL:
-            continue  # as is most of what a checksum decodes to
-        for run in _HEX.findall(plain):
-            if not older.isdisjoint([run[at : at + QUARTER] for at in range(len(run) - QUARTER + 1)]):
-                return True
-        blocks = [plain[at : at + BLOCK] for at in range(0, len(plain) - BLOCK + 1, BLOCK + 1)]
-        for secret in secrets:
-            if len(secret) <= PIECE and secret in plain:
-                return True
-            for block in blocks:  # hardly any text has even a block of a secret
-                if block in secret and _has_piece(secret, plain):
-                    return True
-    return False
-
-
-def _has_piece(secret: str, plain: str) -> bool:
-    return any(secret[at : at + PIECE] in plain for at in range(len(secret) - PIECE + 1))
+def _pieces(secret: str) -> list[str]:
+    return [secret[at : at + PIECE] for at in range(len(secret) - PIECE + 1)]
 
 
 @lru_cache(maxsize=64)
@@ -142,7 +142,7 @@ def _in_query(query: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def long_enough(secrets: Iterable[str]) -> tuple[str, ...]:
     """Return the letters and digits of the secrets that are too long to be a word by chance."""
-    return tuple([plain for plain in map(_words, secrets) if len(plain) >= MIN_LITERAL])
+    return tuple([plain for each in secrets if len(plain := _words(each.encode("ascii", "ignore"))) >= MIN_LITERAL])
 
 
 def _plain(text: str) -> str:
@@ -152,7 +152,7 @@ def _plain(text: str) -> str:
         if bare == text:
             break
         text = bare
-    return _words(text)
+    return _words(text.encode("ascii", "ignore"))
 
 
 def _decoded(text: str) -> Iterable[str]:
@@ -160,12 +160,8 @@ def _decoded(text: str) -> Iterable[str]:
         if run.islower():
             continue  # hex, such as an MD5: base64 of 12 letters and digits has a capital, but for 3 in a million
         whole = run[: len(run) // 4 * 4].replace("-", "+").replace("_", "/")
-        yield _only_words(binascii.a2b_base64(whole))
+        yield _words(binascii.a2b_base64(whole))
 
 
-def _words(text: str) -> str:
-    return _only_words(text.encode("ascii", "ignore"))
-
-
-def _only_words(raw: bytes) -> str:
-    return raw.lower().translate(None, _NO_WORD).decode("ascii")
+def _words(raw: bytes) -> str:
+    return raw.translate(_LOWER, _NO_WORD).decode("ascii")
