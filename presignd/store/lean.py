@@ -2,24 +2,23 @@
 
 Pool, DNS, TLS and parser are aiohttp's. Without the session layer, a PUT of 4 KiB takes a third less CPU time in
 ``StoreClient.send`` (0.09 instead of 0.13 ms). What aiohttp's documentation leaves out is used in this module only:
-``Connection.protocol`` and its ``set_response_params`` and ``read``, ``RawResponseMessage``, and ``ClientRequest`` as
-what ``connect`` takes. ``tests/contract/test_lean.py`` compares the module with aiohttp's session.
+``Connection.protocol`` and its ``set_response_params`` and ``read``, and ``ClientRequest`` as what ``connect`` takes.
+``tests/contract/test_lean.py`` compares the module with aiohttp's session.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import lru_cache
 from typing import NamedTuple, Self, TypeAlias
 
 import aiohttp
 from aiohttp import hdrs, payload
-from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
-from aiohttp.http import HttpProcessingError, RawResponseMessage
+from aiohttp.http import HttpProcessingError
 from yarl import URL
 
 from presignd.connection import HttpResponse
@@ -65,6 +64,7 @@ class LeanSession:
     def __init__(self, session: aiohttp.ClientSession, proxy_for: Callable[[str], str | None]) -> None:
         assert session.connector
         self._session, self._connector = session, session.connector
+        self._timeout = session.timeout
         self._proxy_for = proxy_for
         self._origins: dict[str, _Origin] = {}
 
@@ -80,7 +80,7 @@ class LeanSession:
         if plain and not origin.proxy and not isinstance(body, payload.Payload):
             body = body or b""
             head = _head(method, url[plain.end() :], origin.headers, headers, len(body))
-            return _LeanRequest(self._connector, self._session.timeout, origin.request, method, head + body)
+            return _LeanRequest(self._connector, self._timeout, origin.request, method, head + body)
         return self._session.request(
             method,
             URL(url, encoded=True),
@@ -145,8 +145,6 @@ class _LeanRequest:
     does: a store may close a pooled connection at the moment it is used.
     """
 
-    __slots__ = ("_connection", "_connector", "_message", "_method", "_request", "_timeout", "_whole", "content")
-
     def __init__(
         self,
         connector: aiohttp.BaseConnector,
@@ -158,31 +156,22 @@ class _LeanRequest:
         self._connector, self._timeout, self._request = connector, timeout, request
         self._method, self._whole = method, whole
         self._connection: Connection
-        self._message: RawResponseMessage
+        self.status: int
+        self.headers: Mapping[str, str]
         self.content: aiohttp.StreamReader
-
-    @property
-    def status(self) -> int:
-        """The response's status."""
-        return self._message.code
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """The response's headers."""
-        return self._message.headers
 
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
 
     async def __aenter__(self) -> Self:
-        connection = await self._connect()
+        connection = await self._connector.connect(self._request, [], self._timeout)
         try:
             await self._exchange(connection)
         except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
             if self._method not in _IDEMPOTENT:
                 raise
-            await self._exchange(await self._connect())
+            await self._exchange(await self._connector.connect(self._request, [], self._timeout))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -191,35 +180,29 @@ class _LeanRequest:
             self._connection.close()  # the response came before the request's end; the store may not read the rest
         self._connection.release()  # this closes it if the response was not read to its end
 
-    def _connect(self) -> Awaitable[Connection]:
-        return self._connector.connect(self._request, [], self._timeout)
-
     async def _exchange(self, connection: Connection) -> None:
-        """Write the request, and read the head of the final response."""
+        """Write the request soon, and read the head of the final response."""
+        self._connection = connection
+        protocol = connection.protocol
+        if protocol is None or protocol.transport is None or protocol.transport.is_closing():
+            connection.close()
+            raise aiohttp.ServerDisconnectedError
         try:
-            protocol = self._begin(connection)
-            self._message, self.content = await protocol.read()
-            while self.status // 100 == 1 and self.status != 101:  # noqa: PLR2004 - 1xx come before the final response
-                self._message, self.content = await protocol.read()
+            protocol.set_response_params(
+                skip_payload=self._method == hdrs.METH_HEAD, read_until_eof=True, auto_decompress=False
+            )
+            # All requests of one turn of the loop are written after it. A small PUT took 102 to 113 us when each was
+            # written at once, and 87 to 88 then (least of several rounds, on a busy machine).
+            self._request.loop.call_soon(_write, protocol.transport, self._whole)
+            message, self.content = await protocol.read()
+            while message.code // 100 == 1 and message.code != 101:  # noqa: PLR2004 - 1xx come before the final response
+                message, self.content = await protocol.read()
+            self.status, self.headers = message.code, message.headers
         except BaseException as problem:
             connection.close()
             if isinstance(problem, HttpProcessingError):
                 raise aiohttp.ClientResponseError(self._request.request_info, (), status=problem.code) from None
             raise
-        self._connection = connection
-
-    def _begin(self, connection: Connection) -> ResponseHandler:
-        """Prepare the connection for the response, and write the request soon."""
-        protocol, transport = connection.protocol, connection.transport
-        if protocol is None or transport is None or transport.is_closing():
-            raise aiohttp.ServerDisconnectedError
-        protocol.set_response_params(
-            skip_payload=self._method == hdrs.METH_HEAD, read_until_eof=True, auto_decompress=False
-        )
-        # All requests of one turn of the loop are written after it. A small PUT took 102 to 113 us when each was
-        # written at once, and 87 to 88 then (least of several rounds, on a busy machine).
-        self._request.loop.call_soon(_write, transport, self._whole)
-        return protocol
 
 
 def _write(transport: asyncio.Transport, request: bytes) -> None:

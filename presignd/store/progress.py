@@ -48,14 +48,14 @@ class Progress:
         self._unread = 0
 
     def __enter__(self) -> Self:
-        self._deadlines.add(self)
+        self._deadlines.requests.add(self)
         self._extend()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._deadlines.discard(self)
+        self._deadlines.requests.discard(self)
         self._heart.beat()
         # If the task was cancelled by others too, it stays cancelled.
         if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
@@ -100,13 +100,9 @@ class Deadlines:
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self._requests: set[Progress] = set()
+        self.requests: set[Progress] = set()
         self._due = math.inf
         self._timer: asyncio.TimerHandle | None = None
-
-    def add(self, request: Progress) -> None:
-        """Watch the deadline of a request."""
-        self._requests.add(request)
 
     def note(self, deadline: float) -> None:
         """Set the timer if a deadline is the first; a later one is found when the timer ends."""
@@ -114,10 +110,6 @@ class Deadlines:
             self.stop()
             self._due = deadline
             self._timer = self.loop.call_at(deadline, self._check)
-
-    def discard(self, request: Progress) -> None:
-        """Watch the deadline of a request no longer."""
-        self._requests.discard(request)
 
     def stop(self) -> None:
         """Stop the timer."""
@@ -127,8 +119,8 @@ class Deadlines:
 
     def _check(self) -> None:
         self._due, now = math.inf, self.loop.time()
-        for request in [each for each in self._requests if each.deadline <= now]:
-            self._requests.discard(request)
+        for request in [each for each in self.requests if each.deadline <= now]:
+            self.requests.discard(request)
             request.cancel()
-        if self._requests:
-            self.note(min(request.deadline for request in self._requests))
+        if self.requests:
+            self.note(min(request.deadline for request in self.requests))
