@@ -89,7 +89,10 @@ class CredentialSource:
                 if not self._is_fresh(self._clock()):
                     await self._renew()
             now = self._clock()
-        return self._valid(now)
+        held = self._held
+        if held is None or (held.expires_at is not None and now >= held.expires_at):
+            raise fault("no_credentials", self._problem.detail if self._problem else "those found have ended")
+        return held
 
     def _is_fresh(self, now: datetime) -> bool:
         """Return whether the credentials need no lookup. After the clock was set back they do."""
@@ -120,13 +123,6 @@ class CredentialSource:
     def _failed(self, problem: Fault) -> None:
         self._problem = problem
         self._fresh_until = self._clock() + RETRY_AFTER
-
-    def _valid(self, now: datetime) -> Credentials:
-        held = self._held
-        if held is not None and (held.expires_at is None or now < held.expires_at):
-            return held
-        detail = self._problem.detail if self._problem else "those found have ended"
-        raise fault("no_credentials", detail)
 
 
 def fresh_until(credentials: Credentials, now: datetime) -> datetime:

@@ -78,7 +78,7 @@ class LocalPresigner:
                     regions[each.bucket] = await self._region_of(each.bucket) if each.bucket else ""
                 except Fault as problem:
                     regions[each.bucket] = problem
-        now = self._clock().replace(microsecond=0)  # so that a list's requests share one date
+        now = self._clock()
         answers = [self._answer(each, credentials, regions[each.bucket], now) for each in requests]
         count(requests, answers)
         return answers
@@ -111,14 +111,13 @@ class LocalPresigner:
         """Sign the request for ``bucket``'s region, which ``RegionFinder`` sends."""
         credentials = await self.credentials.get()
         asked = GrantRequest(Operation.GET, bucket, "", LOCATION_EXPIRES)
-        return self._sign(asked, credentials, FALLBACK_REGION, self._clock(), headers={}, query={"location": ""})
+        return self._sign(asked, credentials, FALLBACK_REGION, self._clock(), {"location": ""})
 
     async def link_target(self, request: GrantRequest, query: Mapping[str, str]) -> Grant:
         """Sign the target of a stable link: ``query`` overrides headers of the store's answer. Raises a ``Fault``."""
         credentials = await self.credentials.get()
         region = await self._region_of(request.bucket)
-        whole = {**own_query(request), **query}
-        return self._sign(request, credentials, region, self._clock(), headers={}, query=whole)
+        return self._sign(request, credentials, region, self._clock(), query)
 
     def public_origin(self, bucket: str) -> str:
         """Return the origin (``scheme://host[:port]``) of links to ``bucket``."""
@@ -133,9 +132,7 @@ class LocalPresigner:
             if isinstance(region, Fault):
                 return region
             refuse_incomplete(request)
-            return self._sign(
-                request, credentials, region, now, headers=bound_headers(request), query=own_query(request)
-            )
+            return self._sign(request, credentials, region, now)
         except Fault as problem:
             return problem
         except UnicodeEncodeError:
@@ -147,13 +144,13 @@ class LocalPresigner:
         credentials: Credentials,
         region: str,
         now: datetime,
-        *,
-        headers: Mapping[str, str],
-        query: Mapping[str, str],
+        more: Mapping[str, str] | None = None,
     ) -> Grant:
-        date = request.date or now
-        if date.microsecond:
-            date = date.replace(microsecond=0)
+        """Sign a request with its own query and ``more``. Raises its ``Fault``, or ``UnicodeEncodeError``."""
+        headers, query = bound_headers(request), own_query(request)
+        if more:
+            query |= more
+        date = (request.date or now).replace(microsecond=0)
         expires = real_lifetime(request.expires, date, credentials.expires_at)
         endpoint = self._config.endpoint
         if request.public and self._config.public_endpoint:

@@ -232,7 +232,7 @@ def _in_hex(value: str) -> str:
         digest = binascii.a2b_base64(encoded, strict_mode=True).hex()
     except ValueError:
         return ""
-    return digest + dash + parts if digest and (parts.isdecimal() or not dash) else ""
+    return digest + dash + parts if digest and (not dash or parts.isdecimal()) else ""
 
 
 def bare(etag: str) -> str:

@@ -12,7 +12,7 @@ BURST = 0.1
 
 
 class RateLimit:
-    """Limits sending to ``rate`` bytes a second; None means no limit.
+    """Limits sending to ``rate`` bytes a second; None means no limit (``limited`` is False).
 
     Files take turns by the chunk, so each gets the same share, however many of its parts are in flight.
     """
@@ -24,15 +24,10 @@ class RateLimit:
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self.rate = rate
+        self.rate, self.limited = rate, rate is not None
         self._monotonic, self._sleep = monotonic, sleep
         self._free_at = 0.0
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-
-    @property
-    def limited(self) -> bool:
-        """Whether there is a limit."""
-        return self.rate is not None
 
     def chunk(self, most: int) -> int:
         """Return the chunk size for bodies in bytes: ``most``, or less under a low limit."""
