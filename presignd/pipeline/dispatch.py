@@ -9,7 +9,7 @@ a retry or for a blocked watch.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from math import inf
@@ -21,6 +21,7 @@ from presignd.model import FileVersion, NewVersion, State
 from presignd.pipeline.files.hash import Prepared
 from presignd.pipeline.stage import MOST, TURN, Item
 from presignd.pipeline.suspects import Suspects, Turn
+from presignd.pipeline.upload.breakers import Breakers
 from presignd.pipeline.upload.uploader import Uploader
 from presignd.runtime.heartbeat import alive, beat
 from presignd.system.clock import utcnow
@@ -51,17 +52,15 @@ class Dispatcher:
         ledger: Ledger,
         uploader: Uploader,
         upload: UploadConfig,
-        watches: Collection[str],
-        *,
-        may_send: Callable[[str], bool],
+        breakers: Breakers,
         suspects: Suspects,
     ) -> None:
-        self._ledger, self._uploader, self._may_send = ledger, uploader, may_send
+        self._ledger, self._uploader, self._may_send = ledger, uploader, breakers.may_send
         self._suspects = suspects
         self._slots = upload.concurrency
         self._most = max(MOST, self._slots)
         self._large_size = upload.multipart_threshold
-        self._watches = list(watches)
+        self._watches = list(breakers.watches)
         self._waits, self._tiny_waits, self._changes = set[str](), set[str](), 0
         self._wake = asyncio.Event()
         self._left = asyncio.Event()
@@ -88,9 +87,9 @@ class Dispatcher:
         if self._waits:
             self._wake.set()
 
-    def add(self, item: Item) -> None:
-        """Count ``item`` as at work."""
-        self.at_work[item.version.file_id] = item
+    def add(self, items: Iterable[Item]) -> None:
+        """Count items as at work."""
+        self.at_work |= {item.version.file_id: item for item in items}
 
     def leave(self, items: Iterable[Item]) -> None:
         """Forget items: their versions have ended, wait for another try, or are back in the ledger's queue."""
@@ -197,7 +196,7 @@ class Dispatcher:
         gives_way = self._alone and len(self._suspects) > 1
         for item in items:
             item.gives_way = gives_way
-            self.at_work[item.version.file_id] = item
+        self.add(items)
         self._uploader.queue.put_all(items)
 
     def _limits(self, watch: str, watches: int) -> list[tuple[int | None, int]]:

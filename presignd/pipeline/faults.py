@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
-from presignd.config import UploadConfig
 from presignd.errors import ChangedFault, Fault, FileFault, fault
 from presignd.ledger import Ledger
 from presignd.model import FileVersion
@@ -18,6 +18,9 @@ from presignd.states import Event
 from presignd.system.clock import utcnow
 from presignd.telemetry.log import render_exception
 
+if TYPE_CHECKING:
+    from presignd.pipeline.in_effect import Shared
+
 UNCOUNTED = ("slow_down", "store_full", "presigner_unreachable", "presigner_busy", "token_refused", "too_many_files")
 """Faults that are retried without limit. A small probe can't confirm that a store is busy or full, and a short outage
 of the presigner says nothing about the file."""
@@ -27,10 +30,6 @@ LONGEST_UNCOUNTED = 30.0
 
 Their number is due to the store, not the file, and may be large by the time the store recovers.
 """
-
-
-WRITER_PAUSE = timedelta(milliseconds=500)
-"""How long to wait for a file that a program has open for writing."""
 
 
 class Vanished(Exception):
@@ -72,21 +71,15 @@ class UploadFaults:
 
     def __init__(
         self,
+        attempts: int,
         folders: Mapping[str, Folder],
-        upload: UploadConfig,
-        ledger: Ledger,
-        *,
-        announcer: Announcer,
-        quarantine: Quarantine,
+        shared: Shared,
         breakers: Breakers,
-        submit: Callable[[str, list[bytes]], None],
         leave: Callable[[Item], None],
-        backoff: Callable[..., float],
-        writer_pause: timedelta,
     ) -> None:
-        self._folders, self._upload, self._ledger = folders, upload, ledger
-        self._announcer, self._quarantine, self._breakers = announcer, quarantine, breakers
-        self._submit, self._leave, self._backoff, self._writer_pause = submit, leave, backoff, writer_pause
+        self._attempts, self._folders, self._breakers, self._leave = attempts, folders, breakers, leave
+        self._ledger, self._announcer, self._quarantine = shared.ledger, shared.announcer, shared.quarantine
+        self._submit, self._pauses = shared.submit, shared.pauses
 
     async def handle(self, item: Item, problem: Exception) -> None:
         """Record the outcome of an attempt that failed.
@@ -105,7 +98,7 @@ class UploadFaults:
         if isinstance(problem, Vanished):
             self._announcer.done([await self._ledger.apply(version, Event.VANISH, done_at=utcnow())])
         elif isinstance(problem, Writing):
-            await self._ledger.apply(version, Event.RETRY, not_before=utcnow() + self._writer_pause)
+            await self._ledger.apply(version, Event.RETRY, not_before=utcnow() + self._pauses.writer)
         elif isinstance(problem, GaveWay):
             await self._ledger.apply(version, Event.RETRY, not_before=None)
         elif isinstance(problem, ChangedFault):
@@ -127,10 +120,11 @@ class UploadFaults:
         """Retry with backoff, or quarantine after ``upload.attempts`` faults that count."""
         counts = await self._counts(version, problem)
         faults = version.faults + counts
-        if faults >= self._upload.attempts:
+        if faults >= self._attempts:
             await self._quarantine.record(version, problem)
             return
-        own = self._backoff(faults) if counts else self._backoff(version.attempt, cap=LONGEST_UNCOUNTED)
+        backoff = self._pauses.backoff
+        own = backoff(faults) if counts else backoff(version.attempt, cap=LONGEST_UNCOUNTED)
         later = await self._ledger.apply(
             version,
             Event.RETRY,

@@ -18,10 +18,10 @@ from presignd.ledger import Ledger
 from presignd.model import FileVersion, State
 from presignd.pipeline.announce import Announcer
 from presignd.pipeline.dispatch import Dispatcher
-from presignd.pipeline.faults import WRITER_PAUSE, Quarantine, UploadFaults
+from presignd.pipeline.faults import Quarantine, UploadFaults
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.ignore import Ignore
-from presignd.pipeline.finish.finisher import FIRST_PAUSE, WORKERS, Finisher
+from presignd.pipeline.finish.finisher import WORKERS, Finisher
 from presignd.pipeline.finish.link import Linker
 from presignd.pipeline.intake import Intake
 from presignd.pipeline.put import PutRequests
@@ -29,7 +29,8 @@ from presignd.pipeline.settle.settler import Settler
 from presignd.pipeline.stage import Ahead, Item
 from presignd.pipeline.suspects import Suspects
 from presignd.pipeline.unit.folders import Markers
-from presignd.pipeline.unit.units import Stages, Units
+from presignd.pipeline.unit.gather import Gatherer
+from presignd.pipeline.unit.units import Units
 from presignd.pipeline.upload.breakers import Breakers
 from presignd.pipeline.upload.bucket import Bucket
 from presignd.pipeline.upload.content import Slots
@@ -147,13 +148,13 @@ class InEffect:
 class Pauses:
     """How long files wait.
 
-    ``backoff``: before a retry (``states.backoff``). ``writer``: while a program writes the file. ``finish``: seconds
-    before the file's end is tried a second time.
+    ``backoff``: before a retry (``states.backoff``). ``writer``: while a program has the file open for writing.
+    ``finish``: seconds before the file's end is tried a second time.
     """
 
     backoff: Callable[..., float] = backoff
-    writer: timedelta = WRITER_PAUSE
-    finish: float = FIRST_PAUSE
+    writer: timedelta = timedelta(milliseconds=500)
+    finish: float = 0.5
 
 
 PAUSES = Pauses()
@@ -167,6 +168,7 @@ class Shared:
     ledger: Ledger
     linker: Linker
     announcer: Announcer
+    quarantine: Quarantine
     puts: PutRequests
     submit: Callable[[str, list[bytes]], None]
     pauses: Pauses
@@ -192,98 +194,46 @@ class Work:
         self.ignores = {watch.name: Ignore.of(watch) for watch in config.watches}
         self.intake = Intake(config.watches, host)
         self.breakers = Breakers(self.buckets, self.presigner, self._wake, shared.pauses.backoff, shared.on_store_event)
-        quarantine = Quarantine(shared.ledger, shared.announcer)
-        self.finisher = self._make_finisher(quarantine)
-        self.faults = self._make_faults(quarantine)
-        self._verifier = self._make_verifier()
-        self.uploader = self._make_uploader(host)
-        self.dispatcher = self._make_dispatcher()
-        self.sweeper = Sweeper(shared.ledger, self.buckets)
-        self.units = self._make_units()
-        self._closing, self._ended = asyncio.Event(), asyncio.Event()
-        self._ended.set()
-
-    # --- the stages -----------------------------------------------------------------------------------
-    def _make_finisher(self, quarantine: Quarantine) -> Finisher:
-        return Finisher(
-            {watch.name: watch for watch in self.config.watches},
-            self.opened,
-            self._shared.ledger,
-            linker=self._shared.linker,
-            announcer=self._shared.announcer,
-            quarantine=quarantine,
-            submit=self._shared.submit,
-            leave=self._leave,
-            first_pause=self._shared.pauses.finish,
-        )
-
-    def _make_faults(self, quarantine: Quarantine) -> UploadFaults:
-        return UploadFaults(
-            self.opened,
-            self.config.upload,
-            self._shared.ledger,
-            announcer=self._shared.announcer,
-            quarantine=quarantine,
-            breakers=self.breakers,
-            submit=self._shared.submit,
-            leave=self._give_back,
-            backoff=self._shared.pauses.backoff,
-            writer_pause=self._shared.pauses.writer,
-        )
-
-    def _make_verifier(self) -> Verifier:
-        return Verifier(
-            self.opened,
-            self._shared.ledger,
-            puts=self._shared.puts,
+        self.finisher = Finisher(config.watches, opened, shared, self._leave)
+        self.faults = UploadFaults(config.upload.attempts, opened, shared, self.breakers, self._give_back)
+        self._verifier = Verifier(
+            opened,
+            shared.ledger,
+            puts=shared.puts,
             faults=self.faults,
-            now=self._shared.in_effect.now,
+            now=shared.in_effect.now,
             gives_stable_links=self.gives_stable_links,
             verified=self._link,
         )
-
-    def _make_uploader(self, host: str) -> Uploader:
-        return Uploader(
+        self.uploader = Uploader(
             self.buckets,
-            self.opened,
-            self.config.upload,
-            self._shared.ledger,
-            puts=self._shared.puts,
-            slots=self._shared.in_effect.slots,
+            opened,
+            config.upload,
+            shared.ledger,
+            puts=shared.puts,
+            slots=shared.in_effect.slots,
             host=host,
             faults=self.faults,
             sent=self._verify,
         )
+        suspects = shared.in_effect.suspects
+        self.dispatcher = Dispatcher(shared.ledger, self.uploader, config.upload, self.breakers, suspects)
+        self.sweeper = Sweeper(shared.ledger, self.buckets)
+        gatherers = {watch.name: self._make_gatherer(watch.name) for watch in config.watches if watch.links_folders}
+        self.units = Units(gatherers, self.dispatcher)
+        self._closing, self._ended = asyncio.Event(), asyncio.Event()
+        self._ended.set()
 
-    def _make_dispatcher(self) -> Dispatcher:
-        return Dispatcher(
-            self._shared.ledger,
-            self.uploader,
-            self.config.upload,
-            list(self.buckets),
-            may_send=self.breakers.may_send,
-            suspects=self._shared.in_effect.suspects,
-        )
-
-    def _make_units(self) -> Units:
-        stages = Stages(
-            link=self._link_manifest,
-            finish=self._finish,
-            leave=self._leave,
-            at_work=self._shared.in_effect.at_work,
-            queued=self._wake,
+    def _make_gatherer(self, watch: str) -> Gatherer:
+        return Gatherer(
+            self.buckets[watch],
+            self.opened[watch],
+            self.ignores[watch],
+            self.intake,
+            self._shared,
+            dispatcher=self.dispatcher,
             finisher=self.finisher,
-        )
-        return Units(
-            {watch.name: watch for watch in self.config.watches if watch.links_folders},
-            self.opened,
-            self.ignores,
-            self._shared.ledger,
-            buckets=self.buckets,
-            intake=self.intake,
-            markers=self._shared.markers,
-            announcer=self._shared.announcer,
-            stages=stages,
+            lifetime=self._lifetime,
         )
 
     # --- its run ----------------------------------------------------------------------------------------
@@ -321,14 +271,16 @@ class Work:
 
     def resume(self, versions: Sequence[FileVersion]) -> None:
         """Continue versions that are verified, or linked but not finished."""
-        items = [Item(version) for version in versions]
-        for item in items:
-            self.dispatcher.add(item)
-        self._link([item for item in items if item.version.state is State.VERIFIED])
-        linked = [item for item in items if item.version.state is State.LINKED]
-        units = [item for item in linked if item.version.is_manifest and item.version in self.units]
-        self._leave(units)  # finished once their members are
-        self.finisher.take([item for item in linked if item not in units])
+        verified = [Item(version) for version in versions if version.state is State.VERIFIED]
+        linked = [
+            Item(version)
+            for version in versions
+            if version.state is State.LINKED
+            and not (version.is_manifest and version in self.units)  # a unit's loop finishes it, once its members are
+        ]
+        self.dispatcher.add([*verified, *linked])
+        self._link(verified)
+        self.finisher.take(linked)
 
     # --- from stage to stage ------------------------------------------------------------------------
     def _verify(self, item: Item) -> None:
@@ -349,17 +301,6 @@ class Work:
             item.finishes = not self.finisher.has_work(item.version)
             item.after_link = self.finisher.take
         self._shared.linker.queue.put_all(items)
-
-    def _link_manifest(self, item: Item) -> None:
-        """Link a unit by its manifest, whose version is finished once the unit's files are."""
-        self.dispatcher.add(item)
-        item.expires, item.after_link = self._lifetime(item.version), self.units.linked
-        self._shared.linker.queue.put_all([item])
-
-    def _finish(self, items: Sequence[Item]) -> None:
-        for item in items:
-            self.dispatcher.add(item)
-        self.finisher.take(items)
 
     # --- links --------------------------------------------------------------------------------------
     async def has_stable_links(self) -> bool:

@@ -9,17 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from presignd.config import WatchConfig
 from presignd.errors import Fault, FileFault
-from presignd.ledger import Ledger
 from presignd.ledger.changes import Change
 from presignd.model import FileVersion, Link, State
-from presignd.pipeline.announce import Announcer
-from presignd.pipeline.faults import Quarantine
 from presignd.pipeline.files.folder import Folder
-from presignd.pipeline.finish.link import Linker
 from presignd.pipeline.finish.link_file import write_link_file
 from presignd.pipeline.finish.remove import Finished, FinishOutcome, keep_move_or_delete, moves_or_deletes
 from presignd.pipeline.stage import Item, Queue, apply_each
@@ -27,8 +24,11 @@ from presignd.runtime.heartbeat import alive
 from presignd.states import Event
 from presignd.system.clock import utcnow
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
-"""Seconds before the first retry, and at most: the pause doubles with each retry."""
+if TYPE_CHECKING:
+    from presignd.pipeline.in_effect import Shared
+
+LONGEST_PAUSE = 10.0
+"""Longest pause before a retry, in seconds: the pause doubles with each retry."""
 
 REWRITES = 4
 """Link files that are rewritten at the same time: each takes a thread, and uploads need threads too."""
@@ -79,22 +79,15 @@ class Finisher:
 
     def __init__(
         self,
-        watches: Mapping[str, WatchConfig],
+        watches: Sequence[WatchConfig],
         folders: Mapping[str, Folder],
-        ledger: Ledger,
-        *,
-        linker: Linker,
-        announcer: Announcer,
-        quarantine: Quarantine,
-        submit: Callable[[str, list[bytes]], None],
+        shared: Shared,
         leave: Callable[[Sequence[Item]], None],
-        first_pause: float = FIRST_PAUSE,
     ) -> None:
-        self._watches, self._folders, self._ledger = watches, folders, ledger
-        self._keep = {name for name, watch in watches.items() if watch.after == "keep" and not watch.link_file}
-        self._linker, self._announcer, self._quarantine, self._submit = linker, announcer, quarantine, submit
-        self._leave, self._first_pause = leave, first_pause
-        self._jobs: dict[str, asyncio.Queue[_Job]] = {name: asyncio.Queue() for name in watches}
+        self._watches = {watch.name: watch for watch in watches}
+        self._folders, self._shared, self._leave = folders, shared, leave
+        self._keep = {watch.name for watch in watches if watch.after == "keep" and not watch.link_file}
+        self._jobs: dict[str, asyncio.Queue[_Job]] = {watch.name: asyncio.Queue() for watch in watches}
         self._done: Queue[_Job] = Queue()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._none_waits = asyncio.Event()
@@ -112,14 +105,15 @@ class Finisher:
     def take(self, items: Sequence[Item]) -> None:
         """Announce the items that their link's commit finished; finish the others."""
         finished = [item for item in items if item.version.state is State.FINISHED]
-        self._announcer.done([item.version for item in finished])
+        self._shared.announcer.done([item.version for item in finished])
         self._leave(finished)
         for item in items:
             if item.version.state is not State.FINISHED:
                 self._jobs[item.version.watch].put_nowait(self._job(item))
 
     def _job(self, item: Item) -> _Job:
-        return _Job(item, _has_link_file(self._watches[item.version.watch], item.version), self._first_pause)
+        needs_link_file = _has_link_file(self._watches[item.version.watch], item.version)
+        return _Job(item, needs_link_file, self._shared.pauses.finish)
 
     async def rewrite_link_file(self, version: FileVersion) -> bool:
         """Write the link file of a finished version again, as its file is back after it was gone.
@@ -130,7 +124,7 @@ class Finisher:
         watch = self._watches.get(version.watch)
         if watch is None or not _has_link_file(watch, version) or version.state is not State.FINISHED:
             return True
-        job = _Job(Item(version), needs_link_file=True, pause=self._first_pause)
+        job = _Job(Item(version), needs_link_file=True, pause=self._shared.pauses.finish)
         async with self._rewriting:
             while True:
                 await self._write_link_file(job, self._folders[version.watch], watch)
@@ -189,7 +183,7 @@ class Finisher:
     async def _write_link_file(self, job: _Job, folder: Folder, watch: WatchConfig) -> None:
         """Write the file's own link file; retry it later after a fault that passes, such as a full disk."""
         try:
-            link = job.item.link = job.item.link or await self._linker.remake_link(job.version)
+            link = job.item.link = job.item.link or await self._shared.linker.remake_link(job.version)
             written = await self._publish(job.version, link, folder, watch)
         except Fault as problem:
             job.needs_link_file = not isinstance(problem, FileFault)
@@ -200,7 +194,7 @@ class Finisher:
     async def _publish(self, version: FileVersion, link: Link, folder: Folder, watch: WatchConfig) -> bool:
         """Write a link file; return False if the path has another file, or a newer version by ``put``."""
         async with self._turns.setdefault((version.watch, version.path), asyncio.Lock()):
-            current = await self._ledger.by_path(version.watch, version.path)
+            current = await self._shared.ledger.by_path(version.watch, version.path)
             if current is None or current.file_id != version.file_id:
                 return False
             return await asyncio.to_thread(write_link_file, folder, watch, version, link.url)
@@ -210,7 +204,7 @@ class Finisher:
         if (event, problem.code) not in job.logged:
             job.logged.add((event, problem.code))
             fields = {"error_code": problem.code, "error": problem.message, "fix": problem.fix}
-            self._announcer.event(event, job.version, level="warning", **fields)
+            self._shared.announcer.event(event, job.version, level="warning", **fields)
 
     # --- its end --------------------------------------------------------------------------------
     def _retry_later(self, job: _Job) -> None:
@@ -227,19 +221,19 @@ class Finisher:
         now, ended = utcnow(), list[tuple[_Job, FileVersion]]()
         fields = [{"done_at": now, "gone_at": now} if job.is_gone else {"done_at": now} for job in jobs]
         changes = [Change(job.version, (Event.FINISH,), each) for job, each in zip(jobs, fields, strict=True)]
-        for job, recorded in zip(jobs, await apply_each(self._ledger, changes), strict=True):
+        for job, recorded in zip(jobs, await apply_each(self._shared.ledger, changes), strict=True):
             if isinstance(recorded, Exception):
                 await self._stop(job, recorded)
             else:
                 ended.append((job, recorded))
-        self._announcer.done([version for _, version in ended])
+        self._shared.announcer.done([version for _, version in ended])
         for job, _ in ended:
             if candidate := job.candidate:
-                self._submit(job.version.watch, [candidate])
+                self._shared.submit(job.version.watch, [candidate])
         self._forget([job for job, _ in ended])
 
     async def _stop(self, job: _Job, problem: Exception) -> None:
-        await self._quarantine.record_problem(job.version, problem)
+        await self._shared.quarantine.record_problem(job.version, problem)
         self._forget([job])
 
     def _forget(self, jobs: Sequence[_Job]) -> None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from presignd.errors import Fault
 from presignd.ledger import LostUpdate
@@ -24,7 +24,6 @@ from presignd.pipeline.intake import UPLOAD_PRIORITIES
 from presignd.pipeline.stage import MOST, TURN, Item
 from presignd.pipeline.unit.folders import (
     UnitLook,
-    WatchMarkers,
     look_at_unit,
     marked_folders,
     remove_empty,
@@ -48,13 +47,12 @@ from presignd.system.clock import utcnow
 from presignd.system.threads import in_background
 
 if TYPE_CHECKING:
-    from presignd.config import WatchConfig
-    from presignd.ledger import Ledger
-    from presignd.pipeline.announce import Announcer
+    from presignd.pipeline.dispatch import Dispatcher
     from presignd.pipeline.files.folder import Folder
     from presignd.pipeline.files.ignore import Ignore
+    from presignd.pipeline.finish.finisher import Finisher
+    from presignd.pipeline.in_effect import Shared
     from presignd.pipeline.intake import Intake
-    from presignd.pipeline.unit.units import Stages
     from presignd.pipeline.upload.bucket import Bucket
 
 LOOK_SECONDS = 2.0
@@ -138,26 +136,38 @@ class _Looked:
         return self.at + max(LOOK_SECONDS, SHARE * self.took)
 
 
+class Waiting(NamedTuple):
+    """A folder (below its watch's root) that is not complete: since when (UTC), and what it waits for, in words."""
+
+    watch: str
+    folder: bytes
+    since: datetime
+    why: str
+
+
 class Gatherer:
-    """The loop of one watch. ``waiting`` has since when (UTC) each marked folder waits, and for what, in words."""
+    """The loop of one watch. ``waiting`` are its marked folders that are not complete, by name.
+
+    ``lifetime`` returns how many seconds a manifest's link is valid.
+    """
 
     def __init__(
         self,
-        watch: WatchConfig,
+        bucket: Bucket,
         folder: Folder,
         ignore: Ignore,
-        ledger: Ledger,
-        *,
-        bucket: Bucket,
         intake: Intake,
-        markers: WatchMarkers,
-        announcer: Announcer,
-        stages: Stages,
+        shared: Shared,
+        *,
+        dispatcher: Dispatcher,
+        finisher: Finisher,
+        lifetime: Callable[[FileVersion], int | None],
     ) -> None:
-        self._watch, self._folder, self._ignore, self._ledger = watch, folder, ignore, ledger
-        self._bucket, self._intake, self._markers = bucket, intake, markers
-        self._announcer, self._stages = announcer, stages
-        self.waiting: Mapping[bytes, tuple[datetime, str]] = {}
+        self._bucket, self._watch, self._folder, self._ignore = bucket, bucket.watch, folder, ignore
+        self._intake, self._shared, self._ledger, self._announcer = intake, shared, shared.ledger, shared.announcer
+        self._dispatcher, self._finisher, self._lifetime = dispatcher, finisher, lifetime
+        self._markers = shared.markers.of(bucket.watch.name)
+        self.waiting: Mapping[bytes, Waiting] = {}
         self._wake, self._retired, self._stop = asyncio.Event(), False, threading.Event()
         self._hashing: set[bytes] = set()
         self._looks: dict[bytes, _Looked] = {}
@@ -201,14 +211,14 @@ class Gatherer:
         """Continue the units that are not finished, and look at each folder whose marker is new."""
         busy = await self._advance_all()
         await self._end(await self._ledger.units.left(self._watch.name, MOST), Event.VANISH)
-        waiting: dict[bytes, tuple[datetime, str]] = {}
+        waiting: dict[bytes, Waiting] = {}
         for name, marker in await asyncio.to_thread(marked_folders, self._folder, self._watch, self._ignore):
             if self._markers.is_new(name, marker):
                 beat()
-                since, before = self.waiting.get(name, (utcnow(), ""))
-                why = BUSY if name in busy else await self._look_if_due(name, marker, before, tasks)
+                before = self.waiting.get(name) or Waiting(self._watch.name, name, utcnow(), "")
+                why = BUSY if name in busy else await self._look_if_due(name, marker, before.why, tasks)
                 if why:
-                    waiting[name] = since, why
+                    waiting[name] = before._replace(why=why)
         self.waiting = waiting
         self._looks = {name: look for name, look in self._looks.items() if name in waiting}
 
@@ -306,7 +316,7 @@ class Gatherer:
         self._markers.note(name, marker)
         self._announcer.enqueued([entry for entry in done if entry.version.state is not State.VANISHED])
         self._announcer.done([entry.version for entry in done if entry.version.state is State.VANISHED])
-        self._stages.queued()
+        self._dispatcher.wake()
 
     def _own(self, name: bytes, file: str, fingerprint: Fingerprint, prefix: str) -> NewVersion:
         """Return the version of one of the unit's own files, with its key below the unit's prefix."""
@@ -317,7 +327,7 @@ class Gatherer:
     async def _advance_all(self) -> set[bytes]:
         """Move each unfinished unit one step on; return the folders of those that are still unfinished."""
         # Before the query: a manifest whose stage ends meanwhile has another state by then, and the next pass finds it.
-        at_work = self._stages.at_work()
+        at_work = self._shared.in_effect.at_work()
         units = await self._ledger.units.open(self._watch.name)
         left = [unit.folder for unit in units if not await self._advance(unit, at_work)]
         return set(left)
@@ -331,7 +341,7 @@ class Gatherer:
             return True
         if unit.manifest.file_id not in at_work:
             if state is State.VERIFIED and unit.sums.state in MEMBER_STATES:
-                self._stages.link(Item(unit.manifest))
+                self._link_manifest(unit.manifest)
             elif state is State.LINKED:
                 await self._finish_members(unit)
         return False
@@ -349,20 +359,36 @@ class Gatherer:
             if self._watch.after != "keep":
                 passed("unit.empty.before")
                 await asyncio.to_thread(remove_empty, self._folder, unit.folder)
-            self._stages.finish([Item(unit.manifest)])
+            self._finish([Item(unit.manifest)])
 
     async def _link(self, verified: Sequence[FileVersion]) -> None:
         """Record that the members' unit is linked: they have no link of their own.
 
         If files stay as they are, this finishes them.
         """
-        done_at, finisher = utcnow(), self._stages.finisher
+        done_at = utcnow()
         changes = [
             Change(version, (Event.LINK,), {"link_id": ""})
-            if finisher.has_work(version)
+            if self._finisher.has_work(version)
             else Change(version, (Event.LINK, Event.FINISH), {"link_id": "", "done_at": done_at})
             for version in verified
         ]
         moved = await self._ledger.apply_all(changes)
         self._announcer.done([version for version in moved if version.state is State.FINISHED])
-        self._stages.finish([Item(version) for version in moved if version.state is State.LINKED])
+        self._finish([Item(version) for version in moved if version.state is State.LINKED])
+
+    def _finish(self, items: Sequence[Item]) -> None:
+        self._dispatcher.add(items)
+        self._finisher.take(items)
+
+    def _link_manifest(self, manifest: FileVersion) -> None:
+        """Link a unit by its manifest, whose version is finished once the unit's files are."""
+        item = Item(manifest, expires=self._lifetime(manifest), after_link=self._linked)
+        self._dispatcher.add([item])
+        self._shared.linker.queue.put_all([item])
+
+    def _linked(self, items: Sequence[Item]) -> None:
+        """Take manifests whose links were made, or could not be made."""
+        self._finisher.take([item for item in items if item.problem is not None])
+        self._dispatcher.leave([item for item in items if item.version.state is State.LINKED])
+        self.wake()

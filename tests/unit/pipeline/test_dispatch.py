@@ -20,6 +20,7 @@ from presignd.pipeline.dispatch import BATCH, Dispatcher
 from presignd.pipeline.files.hash import Prepared
 from presignd.pipeline.stage import MOST, TURN, Item, Receipt
 from presignd.pipeline.suspects import Suspects
+from presignd.pipeline.upload.breakers import Breakers
 from presignd.pipeline.upload.uploader import Uploader
 from tests.versions import NOW
 
@@ -74,10 +75,17 @@ class World:
             cast("Ledger", self),
             cast("Uploader", self),
             upload,
-            list(queues),
-            may_send=lambda watch: watch not in self.shut,
-            suspects=self.suspects,
+            cast("Breakers", self),
+            self.suspects,
         )
+
+    # --- the breakers ---
+    @property
+    def watches(self) -> Collection[str]:
+        return self.queues
+
+    def may_send(self, watch: str) -> bool:
+        return watch not in self.shut
 
     # --- the ledger ---
     async def due(
@@ -318,7 +326,7 @@ async def test_never_more_bodies_are_claimed_and_not_sent_than_there_are_senders
 async def test_what_was_sent_by_an_earlier_run_takes_no_sender() -> None:
     world = World(4, a=[LARGE] * 4)
     for number in range(20):
-        world.dispatcher.add(Item(version("l", number, LARGE)._replace(state=State.LINKED)))
+        world.dispatcher.add([Item(version("l", number, LARGE)._replace(state=State.LINKED))])
     async with world.running():
         assert world.watches_at_work() == {"l": 20, "a": 2}
 
@@ -518,7 +526,7 @@ async def test_a_suspect_needs_room_too() -> None:
     world = World(4, a=[SMALL])
     world.suspects.add(["a0"])
     for number in range(MOST):
-        world.dispatcher.add(Item(version("l", number, SMALL)._replace(state=State.VERIFIED), receipt=RECEIPT))
+        world.dispatcher.add([Item(version("l", number, SMALL)._replace(state=State.VERIFIED), receipt=RECEIPT)])
     async with world.running():
         assert world.unsent() == []
         await world.end("l0")

@@ -5,22 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from presignd.config import WatchConfig
 from presignd.errors import Fault, fault
-from presignd.ledger import Ledger, LostUpdate
+from presignd.ledger import LostUpdate
 from presignd.ledger.changes import Change
 from presignd.model import FileVersion, State
-from presignd.pipeline.announce import Announcer
-from presignd.pipeline.faults import Quarantine
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.finish import finisher as module
 from presignd.pipeline.finish.finisher import Finisher
-from presignd.pipeline.finish.link import Linker
 from presignd.pipeline.finish.remove import Finished, FinishOutcome
+from presignd.pipeline.in_effect import Pauses, Shared
 from presignd.pipeline.stage import Item
 from tests.links import link
 from tests.versions import in_state
@@ -41,17 +40,9 @@ class World:
         watch = WatchConfig(
             name="drop", path=folder / "drop", bucket="bucket", after="delete", link_file="{name}.link.txt"
         )
-        self.finisher = Finisher(
-            {"drop": watch},
-            {"drop": Folder(watch)},
-            cast("Ledger", self),
-            linker=cast("Linker", self),
-            announcer=cast("Announcer", self),
-            quarantine=cast("Quarantine", self),
-            submit=lambda *_: None,
-            leave=self.left.extend,
-            first_pause=0.0,
-        )
+        stages = SimpleNamespace(ledger=self, linker=self, announcer=self, quarantine=self)
+        stages.submit, stages.pauses = lambda *_: None, Pauses(finish=0.0)
+        self.finisher = Finisher([watch], {"drop": Folder(watch)}, cast("Shared", stages), self.left.extend)
         monkeypatch.setattr(module, "keep_move_or_delete", lambda *_: Finished(FinishOutcome.DELETED))
         monkeypatch.setattr(module, "write_link_file", self.write)
 
