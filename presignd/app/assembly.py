@@ -154,7 +154,7 @@ def _build(
 
     is_daemon = purpose is Purpose.DAEMON
     announcer = Announcer(ledger, in_effect.roots, ended, None if is_daemon else UPLOAD_PRIORITIES[Source.PUT])
-    linker = _make_linker(disk, in_effect, announcer, created)
+    linker = Linker(ledger, disk.links, announcer.paths, in_effect, created)
     messages = WebhookMessages(ledger, in_effect.roots, linker, schedule)
     recorder, markers = Recorder(in_effect, ledger, announcer), Markers()
     settler = _make_settler(in_effect, ledger, recorder, markers)
@@ -190,21 +190,6 @@ def _build(
     )
     return Pipeline(
         ledger, disk.folders, in_effect, shared, settler, watchers, inboxes, recovery, phase, view, on_link, messages
-    )
-
-
-def _make_linker(
-    disk: _Opened, in_effect: InEffect, announcer: Announcer, on_links: Callable[[Sequence[Link]], None]
-) -> Linker:
-    return Linker(
-        disk.ledger,
-        disk.links,
-        announcer.paths,
-        sign=in_effect.grant,
-        sign_again=in_effect.grant_as_asked,
-        make=in_effect.make_links,
-        now=in_effect.now,
-        on_links=on_links,
     )
 
 

@@ -95,7 +95,7 @@ class LinkRequests:
         if link is None:
             seconds = expires or self._in_effect.work.presigned_lifetime(version)
             dated = version._replace(signed_at=self._in_effect.now())
-            link = await make_link(self._in_effect.grant, dated, seconds, self._announcer.path(version))
+            link = await make_link(self._in_effect, dated, seconds, self._announcer.path(version))
         self._log(link, by_uid)
         return link
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import groupby
 from operator import attrgetter
-from typing import TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from presignd.errors import Fault, FileFault
 from presignd.ledger import Ledger
@@ -29,11 +29,10 @@ from presignd.runtime.outage import Trouble
 from presignd.states import Event
 from presignd.system.clock import utcnow
 
+if TYPE_CHECKING:
+    from presignd.pipeline.in_effect import InEffect
+
 T = TypeVar("T")
-Sign: TypeAlias = Callable[[Sequence[GrantRequest]], Awaitable[Sequence[Grant | Exception]]]
-"""``Presigner.grant`` of the presigner in effect."""
-Make: TypeAlias = Callable[[Sequence[StableRequest]], Awaitable[Sequence[StableLink | Fault]]]
-"""``BrokerLinks.make`` of the presigner in effect."""
 
 RETRY_SECONDS = 5.0
 """Seconds between two tries while the disk, the presigner or the store is away."""
@@ -79,9 +78,9 @@ def link_request(version: FileVersion, expires: int | None) -> GrantRequest:
     )
 
 
-async def make_link(sign: Sign, version: FileVersion, expires: int, path: str) -> Link:
+async def make_link(in_effect: InEffect, version: FileVersion, expires: int, path: str) -> Link:
     """Return the link of one verified version, signed to expire after ``expires`` seconds. Raises ``Fault``."""
-    (grant,) = await sign([link_request(version, expires)])
+    (grant,) = await in_effect.grant([link_request(version, expires)])
     if isinstance(grant, Exception):
         raise grant
     return link_of(version, grant, path)
@@ -119,9 +118,8 @@ def linked_by(version: FileVersion, link: Link, done_at: datetime | None = None)
 class Linker:
     """Links verified versions: their lines are on disk, in ``links.jsonl``, before the commit.
 
-    ``sign``, ``make`` and ``now`` belong to the presigner in effect; ``sign`` may leave out an object's version,
-    ``sign_again`` does not. ``paths_of`` returns versions' paths as links show them. ``on_links`` gets the links of
-    each list once they are recorded.
+    ``paths_of`` returns versions' paths as links show them. ``on_links`` gets the links of each list once they are
+    recorded.
     """
 
     def __init__(
@@ -129,17 +127,13 @@ class Linker:
         ledger: Ledger,
         links: LinksFile,
         paths_of: Callable[[Sequence[FileVersion]], Sequence[str]],
-        *,
-        sign: Sign,
-        sign_again: Sign,
-        make: Make,
-        now: Callable[[], datetime],
+        in_effect: InEffect,
         on_links: Callable[[Sequence[Link]], None],
+        *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._ledger, self._links, self._paths_of = ledger, links, paths_of
-        self._sign, self._sign_again, self._now, self._sleep = sign, sign_again, now, sleep
-        self._make, self._on_links = make, on_links
+        self._ledger, self._links, self._paths_of, self._in_effect = ledger, links, paths_of, in_effect
+        self._on_links, self._sleep = on_links, sleep
         self.queue: Queue[Item] = Queue()
         self.trouble = Trouble("links")
         self._delayed: set[Item] = set()
@@ -166,13 +160,13 @@ class Linker:
         """Return the link of a linked version as ``remake_link`` does, but raise its ``Fault`` at once."""
         made: Grant | StableLink | Exception
         if version.link_id:
-            (made,) = await self._make([stable_request(version, version.expires_at)])
+            (made,) = await self._in_effect.make_links([stable_request(version, version.expires_at)])
         else:
             assert version.signed_at is not None
             assert version.expires_at is not None
             lifetime = version.expires_at - version.signed_at.replace(microsecond=0)
             request = link_request(version, int(lifetime.total_seconds()))
-            (made,) = await self._sign_again([replace(request, version_id=version.link_version)])
+            (made,) = await self._in_effect.grant_as_asked([replace(request, version_id=version.link_version)])
         if isinstance(made, Exception):
             raise made
         return link_of(version, made, self._paths_of([version])[0])
@@ -201,7 +195,9 @@ class Linker:
             for (item, _), version in zip(linked, versions, strict=True):
                 item.version = version
             self._on_links([link for _, link in linked])
-        _hand_on([item for item in items if item.link or item.problem])
+        done = [item for item in items if item.link or item.problem]
+        for after_link, some in groupby(done, attrgetter("after_link")):  # the next stage of each one's configuration
+            after_link([*some])
 
     async def _until_done(self, step: Callable[[], Awaitable[T]]) -> T:
         """Retry ``step`` until it succeeds; return its result."""
@@ -229,7 +225,7 @@ class Linker:
 
     async def _date_again(self, items: Sequence[Item]) -> None:
         """Give links that had to wait a new date: they could have expired by the time they are written."""
-        now = self._now()  # the presigner's time: this machine's clock may be wrong
+        now = self._in_effect.now()  # the presigner's time: this machine's clock may be wrong
         dates = {item.version.signed_at for item in items}  # one for each list of the stage before
         stale = {date for date in dates if date is None or abs(now - date) > STALE}
         if not stale:
@@ -259,14 +255,15 @@ class Linker:
 
     async def _presigned(self, items: Sequence[Item]) -> dict[Item, Grant | StableLink | Exception]:
         requests = [link_request(item.version, item.expires) for item in items]
-        return dict(zip(items, await self._sign(requests), strict=True)) if items else {}
+        return dict(zip(items, await self._in_effect.grant(requests), strict=True)) if items else {}
 
     async def _stable(self, items: Sequence[Item]) -> dict[Item, StableLink | Fault]:
         """Make stable links. While the broker's state is away, only these wait; presigned links are still made."""
         if not items:
             return {}
         try:
-            found = await self._make([stable_request(i.version, end_after(i.version, i.expires)) for i in items])
+            requests = [stable_request(item.version, end_after(item.version, item.expires)) for item in items]
+            found = await self._in_effect.make_links(requests)
         except Fault as away:
             return dict.fromkeys(items, away)
         return dict(zip(items, found, strict=True))
@@ -294,9 +291,3 @@ class Linker:
         except asyncio.CancelledError:
             await asyncio.wait({appending})
             raise
-
-
-def _hand_on(items: Sequence[Item]) -> None:
-    """Put items into the queue of the next stage, each into that of its own configuration."""
-    for after_link, some in groupby(items, attrgetter("after_link")):
-        after_link([*some])

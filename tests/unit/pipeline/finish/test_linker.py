@@ -17,6 +17,7 @@ from presignd.ledger.changes import Change
 from presignd.links import LinksFile
 from presignd.model import FileVersion, Link, LinksMark, State
 from presignd.pipeline.finish.link import STALE, Linker, link_request, make_link
+from presignd.pipeline.in_effect import InEffect
 from presignd.pipeline.stage import Item
 from presignd.presign import Grant, GrantRequest
 from presignd.presign.stable import StableLink, StableRequest
@@ -58,11 +59,8 @@ class World:
             cast("Ledger", self),
             cast("LinksFile", self),
             lambda versions: [f"/{version.file_id}" for version in versions],
-            sign=self.grant,
-            sign_again=self.grant,
-            make=self.make,
-            now=self.now,
-            on_links=lambda links: self.published.extend(link.file_id for link in links),
+            cast("InEffect", self),
+            lambda links: self.published.extend(link.file_id for link in links),
             sleep=self.sleep,
         )
         self.linker.trouble._log = self  # type: ignore[assignment]  # two of its methods are all that is called
@@ -105,7 +103,9 @@ class World:
         refused = [self.held.get(each.key) or self.refused.pop(each.key, None) for each in requests]
         return [no or granted(each) for no, each in zip(refused, requests, strict=True)]
 
-    async def make(self, requests: Sequence[StableRequest]) -> list[StableLink | Fault]:
+    grant_as_asked = grant
+
+    async def make_links(self, requests: Sequence[StableRequest]) -> list[StableLink | Fault]:
         self.asked.append(len(requests))
         if self.away:
             raise self.away.pop(0)
@@ -288,7 +288,9 @@ async def test_a_linker_that_stops_leaves_no_timer_for_what_waits() -> None:
 
 async def test_a_link_for_a_person_is_signed_as_any_other() -> None:
     version = verified(1)
-    assert (await make_link(World().grant, version, 900, "/a")).url == granted(link_request(version, 900)).url
+    assert (await make_link(cast("InEffect", World()), version, 900, "/a")).url == granted(
+        link_request(version, 900)
+    ).url
 
 
 @pytest.mark.parametrize(("age", "anew"), [(STALE / 2, False), (STALE * 2, True), (-STALE * 2, True)])
