@@ -17,7 +17,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import takewhile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from presignd.errors import PresigndError, fault, passing, reason_of
 from presignd.model import Fingerprint
@@ -81,37 +81,29 @@ class Finished:
         return self.outcome is FinishOutcome.BUSY
 
 
-class Safety(StrEnum):
-    """Whether the file may be moved or deleted."""
-
-    SAFE = "safe"
-    CHANGED = "changed"
-    BUSY = "busy"
-
-
-@dataclass(frozen=True, slots=True)
-class Observation:
+class Observation(NamedTuple):
     """The file at one moment: its fingerprint, and whether it has a writer (None: the kernel can't tell)."""
 
     fingerprint: Fingerprint
     writer: bool | None
 
 
-def check_fingerprint(version: FileVersion, seen: Observation) -> Safety:
-    """Return SAFE for the verified inode, size and mtime without a writer; the ctime may differ, as after a rename."""
+def check_fingerprint(version: FileVersion, seen: Observation) -> FinishOutcome | None:
+    """Return None for the verified inode, size and mtime without a writer, else CHANGED or BUSY.
+
+    The ctime may differ, as after a rename.
+    """
     verified, now = version.fingerprint, seen.fingerprint
     if now.ino != verified.ino or not now.same_data(verified):
-        return Safety.CHANGED
-    return Safety.BUSY if seen.writer else Safety.SAFE
+        return FinishOutcome.CHANGED
+    return FinishOutcome.BUSY if seen.writer else None
 
 
-def check_content(version: FileVersion, before: Observation, checksum: str, after: Observation) -> Safety:
-    """Return SAFE if what was read between the observations is the verified bytes, unchanged, without a writer."""
-    if check_fingerprint(version, before) is Safety.CHANGED or after.fingerprint != before.fingerprint:
-        return Safety.CHANGED
-    if checksum != version.checksum:
-        return Safety.CHANGED
-    return Safety.BUSY if before.writer or after.writer else Safety.SAFE
+def check_content(version: FileVersion, before: Observation, checksum: str, after: Observation) -> FinishOutcome | None:
+    """Return None if what was read between the observations is the verified bytes, unchanged, without a writer."""
+    if checksum != version.checksum or after.fingerprint != before.fingerprint:
+        return FinishOutcome.CHANGED
+    return check_fingerprint(version, before) or check_fingerprint(version, after)
 
 
 def moves_or_deletes(watch: WatchConfig, version: FileVersion) -> bool:
@@ -173,10 +165,10 @@ def _aside_name(version: FileVersion) -> bytes:
 
 
 class _UnsafeError(Exception):
-    """The file must not be removed."""
+    """The file must not be removed: it has changed, or is busy."""
 
-    def __init__(self, safety: Safety) -> None:
-        self.safety = safety
+    def __init__(self, outcome: FinishOutcome) -> None:
+        self.outcome = outcome
 
 
 class _Removal:
@@ -199,23 +191,20 @@ class _Removal:
     def _set_aside(self) -> Finished | None:
         """Rename the file aside; return the outcome if it is gone, busy or changed already, else None."""
         try:
-            safety = self._check_by_name()
-            if safety is Safety.SAFE:
-                # A plain rename: no other program creates such a name, so it can't replace anything.
-                passed("finish.aside.before")
-                os.rename(self._name, self._aside, src_dir_fd=self._directory, dst_dir_fd=self._directory)
-                passed("finish.aside.after")
-                return None
+            fd = self._folder.open(self._version.path)
+            try:
+                outcome = check_fingerprint(self._version, self._observe(fd))
+            finally:
+                close_quietly(fd)
+            if outcome:
+                return Finished(outcome, self._version.path)
+            # A plain rename: no other program creates such a name, so it can't replace anything.
+            passed("finish.aside.before")
+            os.rename(self._name, self._aside, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+            passed("finish.aside.after")
         except (FileNotFoundError, Gone, NotRegular):
             return Finished(FinishOutcome.GONE)
-        return Finished(FinishOutcome(safety.value), self._version.path)
-
-    def _check_by_name(self) -> Safety:
-        fd = self._folder.open(self._version.path)
-        try:
-            return check_fingerprint(self._version, self._observe(fd))
-        finally:
-            close_quietly(fd)
+        return None
 
     def _remove_or_put_back(self) -> Finished:
         """Compare the file that is aside, then delete or move it; put it back if it differs or if that fails."""
@@ -228,7 +217,7 @@ class _Removal:
             finally:
                 close_quietly(fd)
         except _UnsafeError as unsafe:
-            return Finished(FinishOutcome(unsafe.safety.value), self._put_back())
+            return Finished(unsafe.outcome, self._put_back())
         except (OSError, PresigndError) as error:
             if _exists(self._directory, self._aside):  # else it was deleted or moved already
                 self._put_back(_reason(error))
@@ -237,11 +226,6 @@ class _Removal:
     def _observe(self, fd: int) -> Observation:
         return Observation(fingerprint_of(fd), has_writer(fd))
 
-    def _observe_by_name(self, fd: int) -> Observation:
-        """Observe the file at the name aside, so that the file that is removed is the one that was read."""
-        st = os.stat(self._aside, dir_fd=self._directory, follow_symlinks=False)
-        return Observation(Fingerprint.of(st), has_writer(fd))
-
     def _compare(self, fd: int) -> Observation:
         """Return the observation that all later ones must equal; raise ``_UnsafeError`` for any difference."""
         before = self._observe(fd)
@@ -249,10 +233,16 @@ class _Removal:
             # Only the ctime can show a write after this: wait until a new ctime would differ from our rename's.
             time.sleep(COARSE_CLOCK)
             before = self._observe(fd)
-        _require_safe(check_fingerprint(self._version, before))
-        checksum = content_checksum(fd, self._version)
-        _require_safe(check_content(self._version, before, checksum, self._observe_by_name(fd)))
+        if outcome := check_fingerprint(self._version, before):
+            raise _UnsafeError(outcome)
+        self._require_content(fd, before, content_checksum(fd, self._version))
         return before
+
+    def _require_content(self, fd: int, before: Observation, checksum: str) -> None:
+        """Look again, at the name aside: what is removed must be the file that was read."""
+        st = os.stat(self._aside, dir_fd=self._directory, follow_symlinks=False)
+        if outcome := check_content(self._version, before, checksum, Observation(Fingerprint.of(st), has_writer(fd))):
+            raise _UnsafeError(outcome)
 
     def _delete(self) -> Finished:
         passed("finish.unlink.before")
@@ -285,7 +275,7 @@ class _Removal:
         name = self._finished_copy(target) or self._publish_copy(fd, before, target)
         passed("finish.copy.published")
         sync(target)  # this may take long, and a write during it is in no copy: compare once more
-        _require_safe(check_content(self._version, before, self._version.checksum, self._observe_by_name(fd)))
+        self._require_content(fd, before, self._version.checksum)
         os.unlink(self._aside, dir_fd=self._directory)
         return name
 
@@ -294,7 +284,7 @@ class _Removal:
         try:
             checksum = self._copy(fd, target)
             passed("finish.copy.written")
-            _require_safe(check_content(self._version, before, checksum, self._observe_by_name(fd)))
+            self._require_content(fd, before, checksum)
             return rename_to_free(target, self._copy_name, target, self._name)
         except (OSError, PresigndError, _UnsafeError):
             with suppress(OSError):
@@ -354,11 +344,6 @@ def _exists(directory: int, name: bytes) -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-def _require_safe(safety: Safety) -> None:
-    if safety is not Safety.SAFE:
-        raise _UnsafeError(safety)
 
 
 def _reason(error: OSError | PresigndError) -> str:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from presignd.model import Fingerprint, State
 from presignd.pipeline.files.folder import numbered_names
-from presignd.pipeline.finish.remove import Observation, Safety, check_content, check_fingerprint
+from presignd.pipeline.finish.remove import FinishOutcome, Observation, check_content, check_fingerprint
 from tests.versions import in_state
 
 VERIFIED = Fingerprint(ino=11, size=5, mtime_ns=1_000, ctime_ns=2_000)
@@ -29,32 +29,37 @@ QUIET = [False, None]
 @pytest.mark.parametrize("writer", QUIET)
 def test_the_verified_file_without_a_writer_may_go(writer: bool | None) -> None:
     look = Observation(RENAMED, writer)
-    assert check_fingerprint(VERSION, look) is Safety.SAFE
-    assert check_content(VERSION, look, CHECKSUM, look) is Safety.SAFE
+    assert check_fingerprint(VERSION, look) is None
+    assert check_content(VERSION, look, CHECKSUM, look) is None
 
 
 @pytest.mark.parametrize("fingerprint", OTHER)
 @pytest.mark.parametrize("writer", [True, *QUIET])
 def test_another_file_never_goes_whatever_its_content(fingerprint: Fingerprint, writer: bool | None) -> None:
     look = Observation(fingerprint, writer)
-    assert check_fingerprint(VERSION, look) is Safety.CHANGED
-    assert check_content(VERSION, look, CHECKSUM, look) is Safety.CHANGED
+    assert check_fingerprint(VERSION, look) is FinishOutcome.CHANGED
+    assert check_content(VERSION, look, CHECKSUM, look) is FinishOutcome.CHANGED
 
 
 @pytest.mark.parametrize("after", [*OTHER, pytest.param(RENAMED._replace(ctime_ns=3_001), id="another ctime")])
 def test_what_changes_while_it_is_read_stays(after: Fingerprint) -> None:
     """Its ctime alone gives a writer away that set the old mtime again."""
-    assert check_content(VERSION, Observation(RENAMED, None), CHECKSUM, Observation(after, None)) is Safety.CHANGED
+    assert (
+        check_content(VERSION, Observation(RENAMED, None), CHECKSUM, Observation(after, None)) is FinishOutcome.CHANGED
+    )
 
 
 def test_other_content_stays_though_size_and_times_are_the_same() -> None:
     look = Observation(RENAMED, writer=False)
-    assert check_content(VERSION, look, "md5:ffff", look) is Safety.CHANGED
+    assert check_content(VERSION, look, "md5:ffff", look) is FinishOutcome.CHANGED
 
 
 @pytest.mark.parametrize(("before", "after"), [(True, False), (False, True), (True, True), (None, True)])
 def test_a_writer_in_either_look_keeps_the_file(before: bool | None, after: bool | None) -> None:
-    assert check_content(VERSION, Observation(RENAMED, before), CHECKSUM, Observation(RENAMED, after)) is Safety.BUSY
+    assert (
+        check_content(VERSION, Observation(RENAMED, before), CHECKSUM, Observation(RENAMED, after))
+        is FinishOutcome.BUSY
+    )
 
 
 @pytest.mark.parametrize(
