@@ -251,7 +251,8 @@ class Dispatcher:
         seconds = SUSPECT_SECONDS if self._alone else LOOK_SECONDS
         if not self._alone and not self._open(self._waits):
             due = await self._ledger.next_due(self._open(self._watches), looked_at)
-            seconds = _until(due, utcnow())
+            if due is not None:
+                seconds = min(LOOK_SECONDS, max(0.01, (due - utcnow()).total_seconds()))
         beat(within=seconds)
         timer = asyncio.get_running_loop().call_later(seconds, self.wake)
         try:
@@ -342,9 +343,3 @@ class Dispatcher:
         while self.at_work or self._reserved:
             self._left.clear()
             await self._left.wait()
-
-
-def _until(due: datetime | None, now: datetime) -> float:
-    if due is None:
-        return LOOK_SECONDS
-    return min(LOOK_SECONDS, max(0.01, (due - now).total_seconds()))

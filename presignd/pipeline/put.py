@@ -29,6 +29,7 @@ from presignd.runtime.heartbeat import resting
 from presignd.s3.limits import LARGEST_PART
 from presignd.s3.multipart import PartRange, next_part_size
 from presignd.system.clock import utcnow
+from presignd.system.durable import write_all
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 """Seconds between tries to enqueue while an earlier version of the path is in flight."""
@@ -251,7 +252,8 @@ class Stream:
             size = await self._frames.read_into(room[: wanted - done])
             if not size:
                 break
-            await asyncio.to_thread(_write, self.fd, room[:size], offset + done)
+            with _disk_errors_as_faults():
+                await asyncio.to_thread(write_all, self.fd, room[:size], offset + done)
             done += size
         return done
 
@@ -299,13 +301,6 @@ def buffer(folder: Path) -> Iterator[int]:
         file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - the caller's error is no error of this disk
     with file:
         yield file.fileno()
-
-
-def _write(fd: int, data: memoryview, offset: int) -> None:
-    with _disk_errors_as_faults():
-        while data:
-            done = os.pwrite(fd, data, offset)
-            data, offset = data[done:], offset + done
 
 
 @contextmanager

@@ -61,7 +61,7 @@ def write_new(folder: int, name: bytes, content: bytes, mode: int) -> None:
         os.close(fd)
 
 
-def write_all(fd: int, data: bytes, offset: int) -> None:
+def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
     """Write all of ``data`` at ``offset``; one pwrite(2) may write less."""
     left = memoryview(data)
     while left:

@@ -12,7 +12,7 @@ import re
 import select
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from presignd.system import syscalls
@@ -88,6 +88,15 @@ def close_quietly(fd: int) -> None:
         os.close(fd)
     except OSError:
         return
+
+
+@contextmanager
+def reading(fd: int) -> Iterator[int]:
+    """Yield a descriptor that is only read from, then close it quietly."""
+    try:
+        yield fd
+    finally:
+        close_quietly(fd)
 
 
 def fs_type(target: int | str | bytes | os.PathLike[str]) -> int:

@@ -74,7 +74,7 @@ class _Job:
 class Finisher:
     """Finishes linked versions, each until its file is kept, moved, deleted or quarantined.
 
-    ``waiting`` has the ``file_id`` of each version that waits for another try or is being tried again.
+    ``waiting`` has the timer of each version that waits for another try or is being tried again, by file_id.
     """
 
     def __init__(
@@ -89,11 +89,10 @@ class Finisher:
         self._keep = {watch.name for watch in watches if watch.after == "keep" and not watch.link_file}
         self._jobs: dict[str, asyncio.Queue[_Job]] = {watch.name: asyncio.Queue() for watch in watches}
         self._done: Queue[_Job] = Queue()
-        self._timers: dict[str, asyncio.TimerHandle] = {}
         self._none_waits = asyncio.Event()
         self._rewriting = asyncio.Semaphore(REWRITES)
         self._turns: WeakValueDictionary[tuple[str, bytes], asyncio.Lock] = WeakValueDictionary()
-        self.waiting: set[str] = set()
+        self.waiting: dict[str, asyncio.TimerHandle] = {}
 
     def has_work(self, version: FileVersion) -> bool:
         """Return whether the file must be moved, deleted or given a link file once its link is made."""
@@ -159,7 +158,7 @@ class Finisher:
 
     def close(self) -> None:
         """Cancel the retries: the next start finishes these versions."""
-        for timer in self._timers.values():
+        for timer in self.waiting.values():
             timer.cancel()
 
     # --- one try --------------------------------------------------------------------------------
@@ -209,28 +208,27 @@ class Finisher:
     # --- its end --------------------------------------------------------------------------------
     def _retry_later(self, job: _Job) -> None:
         """Try again after a pause, during which the item is not at work."""
-        file_id = job.version.file_id
-        self.waiting.add(file_id)
         again = self._jobs[job.version.watch].put_nowait
-        self._timers[file_id] = asyncio.get_running_loop().call_later(job.pause, again, job)
+        self.waiting[job.version.file_id] = asyncio.get_running_loop().call_later(job.pause, again, job)
         job.pause = min(LONGEST_PAUSE, 2 * job.pause)
         self._leave([job.item])
 
     async def _record(self, jobs: Sequence[_Job]) -> None:
         """Commit the versions that are finished; one whose file was gone is recorded as gone."""
-        now, ended = utcnow(), list[tuple[_Job, FileVersion]]()
+        now, ended = utcnow(), list[_Job]()
         fields = [{"done_at": now, "gone_at": now} if job.is_gone else {"done_at": now} for job in jobs]
         changes = [Change(job.version, (Event.FINISH,), each) for job, each in zip(jobs, fields, strict=True)]
         for job, recorded in zip(jobs, await apply_each(self._shared.ledger, changes), strict=True):
             if isinstance(recorded, Exception):
                 await self._stop(job, recorded)
             else:
-                ended.append((job, recorded))
-        self._shared.announcer.done([version for _, version in ended])
-        for job, _ in ended:
+                job.item.version = recorded
+                ended.append(job)
+        self._shared.announcer.done([job.version for job in ended])
+        for job in ended:
             if candidate := job.candidate:
                 self._shared.submit(job.version.watch, [candidate])
-        self._forget([job for job, _ in ended])
+        self._forget(ended)
 
     async def _stop(self, job: _Job, problem: Exception) -> None:
         await self._shared.quarantine.record_problem(job.version, problem)
@@ -238,8 +236,7 @@ class Finisher:
 
     def _forget(self, jobs: Sequence[_Job]) -> None:
         for job in jobs:
-            self._timers.pop(job.version.file_id, None)
-            self.waiting.discard(job.version.file_id)
+            self.waiting.pop(job.version.file_id, None)
         self._none_waits.set()
         self._leave([job.item for job in jobs])
 

@@ -17,6 +17,7 @@ from presignd.pipeline.files.ignore import OWN_PREFIX, beside
 from presignd.presign.stable import id_in
 from presignd.runtime.crash_points import passed
 from presignd.system.durable import rename_noreplace, sync, write_new
+from presignd.system.filesystem import reading
 
 if TYPE_CHECKING:
     from presignd.config import WatchConfig
@@ -89,11 +90,8 @@ def _is_ours(directory: int, name: bytes) -> bool:
         return False
     if not stat.S_ISREG(st.st_mode) or st.st_uid != os.geteuid() or st.st_size > LARGEST:
         return False
-    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
-    try:
+    with reading(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)) as fd:
         content = os.pread(fd, LARGEST, 0)
-    finally:
-        os.close(fd)
     one_line = content.endswith(b"\n") and len(content.split()) == 1
     return one_line and _is_link(content.strip().decode("utf-8", "replace"))
 

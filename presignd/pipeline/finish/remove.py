@@ -29,7 +29,7 @@ from presignd.pipeline.finish.target import target_of
 from presignd.runtime.crash_points import passed
 from presignd.runtime.heartbeat import beat
 from presignd.system.durable import sync, write_all
-from presignd.system.filesystem import close_quietly
+from presignd.system.filesystem import reading
 
 if TYPE_CHECKING:
     from presignd.config import WatchConfig
@@ -191,13 +191,9 @@ class _Removal:
     def _set_aside(self) -> Finished | None:
         """Rename the file aside; return the outcome if it is gone, busy or changed already, else None."""
         try:
-            fd = self._folder.open(self._version.path)
-            try:
-                outcome = check_fingerprint(self._version, self._observe(fd))
-            finally:
-                close_quietly(fd)
-            if outcome:
-                return Finished(outcome, self._version.path)
+            with reading(self._folder.open(self._version.path)) as fd:
+                if outcome := check_fingerprint(self._version, self._observe(fd)):
+                    return Finished(outcome, self._version.path)
             # A plain rename: no other program creates such a name, so it can't replace anything.
             passed("finish.aside.before")
             os.rename(self._name, self._aside, src_dir_fd=self._directory, dst_dir_fd=self._directory)
@@ -209,13 +205,10 @@ class _Removal:
     def _remove_or_put_back(self) -> Finished:
         """Compare the file that is aside, then delete or move it; put it back if it differs or if that fails."""
         try:
-            fd = self._folder.open(posixpath.join(self._parent, self._aside))
-            try:
+            with reading(self._folder.open(posixpath.join(self._parent, self._aside))) as fd:
                 before = self._compare(fd)
                 passed("finish.compared")
                 return self._delete() if self._watch.after == "delete" else self._move(fd, before)
-            finally:
-                close_quietly(fd)
         except _UnsafeError as unsafe:
             return Finished(unsafe.outcome, self._put_back())
         except (OSError, PresigndError) as error:
@@ -306,10 +299,8 @@ class _Removal:
             fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=target)
         except PermissionError:
             return False
-        try:
+        with reading(fd):
             return content_checksum(fd, self._version) == self._version.checksum
-        finally:
-            close_quietly(fd)
 
     def _copy(self, fd: int, target: int) -> str:
         """Write a durable copy under the temporary name; return the checksum of what was written."""

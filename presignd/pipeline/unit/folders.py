@@ -18,7 +18,7 @@ from presignd.pipeline.files.hash import checksum_like, fingerprint_of
 from presignd.pipeline.files.ignore import beside
 from presignd.pipeline.files.lease import has_writer
 from presignd.runtime.heartbeat import beat
-from presignd.system.filesystem import close_quietly
+from presignd.system.filesystem import reading
 
 if TYPE_CHECKING:
     import threading
@@ -104,19 +104,12 @@ def sha256_of(folder: Folder, version: FileVersion, stop: threading.Event) -> st
     algorithm, _, value = version.checksum.partition(":")
     if algorithm == "sha256" and "-" not in value:
         return value
-    try:
-        fd = folder.open(version.path)
-    except (Gone, NotRegular, Fault):
-        return ""
-    try:
-        if has_writer(fd) or fingerprint_of(fd) != version.fingerprint:
-            return ""
-        checksum = checksum_like(fd, "sha256:", version.size, stop=stop)
-        return "" if stop.is_set() or fingerprint_of(fd) != version.fingerprint else checksum.partition(":")[2]
-    except Fault:
-        return ""
-    finally:
-        close_quietly(fd)
+    with suppress(Gone, NotRegular, Fault), reading(folder.open(version.path)) as fd:
+        if not has_writer(fd) and fingerprint_of(fd) == version.fingerprint:
+            checksum = checksum_like(fd, "sha256:", version.size, stop=stop)
+            if not stop.is_set() and fingerprint_of(fd) == version.fingerprint:
+                return checksum.partition(":")[2]
+    return ""
 
 
 def remove_empty(folder: Folder, path: bytes) -> None:
@@ -133,11 +126,7 @@ def remove_empty(folder: Folder, path: bytes) -> None:
 
 def _folders_in(folder: Folder, path: bytes) -> list[bytes]:
     """Return the names of the folders in the one at ``path``, [] if it can't be listed."""
-    with suppress(Gone, NotRegular, Fault, OSError):
-        fd = folder.open_directory(path)
-        try:
-            with os.scandir(fd) as entries:
-                return [os.fsencode(one.name) for one in entries if one.is_dir(follow_symlinks=False)]
-        finally:
-            close_quietly(fd)
+    unlistable = suppress(Gone, NotRegular, Fault, OSError)
+    with unlistable, reading(folder.open_directory(path)) as fd, os.scandir(fd) as entries:
+        return [os.fsencode(one.name) for one in entries if one.is_dir(follow_symlinks=False)]
     return []

@@ -89,7 +89,7 @@ async def open_made(ledger: Ledger, version: FileVersion) -> PutRequest:
             os.utime(fd, ns=(version.fingerprint.mtime_ns, version.fingerprint.mtime_ns))
         return fd
 
-    return PutRequest(await opened(make, os.close), None, _no_progress)
+    return PutRequest(await opened(make, os.close), None, lambda _: None)  # ``status`` shows the progress
 
 
 def _new_file() -> int:
@@ -97,7 +97,3 @@ def _new_file() -> int:
         return os.memfd_create("presignd-unit", os.MFD_CLOEXEC)
     with tempfile.TemporaryFile() as file:  # pragma: no cover - macOS
         return os.dup(file.fileno())
-
-
-def _no_progress(_: int) -> None:
-    """Do nothing: ``status`` shows the progress."""

@@ -95,7 +95,7 @@ async def finished(world: World, items: Sequence[Item]) -> None:
 async def test_an_end_that_can_not_be_recorded_stops_its_version_alone(world: World) -> None:
     world.refused = {b"b"}
     await finished(world, [Item(linked(name), link=link(1)) for name in (b"a", b"b", b"c")])
-    assert (sorted(world.announced), world.stopped, world.finisher.waiting) == ([b"a", b"c"], [b"b"], set())
+    assert (sorted(world.announced), world.stopped, world.finisher.waiting) == ([b"a", b"c"], [b"b"], {})
 
 
 async def test_the_ends_of_many_are_recorded_as_a_list_of_which_each_may_fail_alone(world: World) -> None:
