@@ -102,7 +102,8 @@ class UploadFaults:
         elif isinstance(problem, GaveWay):
             await self._ledger.apply(version, Event.RETRY, not_before=None)
         elif isinstance(problem, ChangedFault):
-            await self._settle_again(version)
+            self._announcer.done([await self._ledger.apply(version, Event.SUPERSEDE, done_at=utcnow())])
+            self._submit(version.watch, [version.path])
         elif isinstance(problem, FileFault):
             await self._quarantine.record(version, problem)
         elif not isinstance(problem, Fault):
@@ -111,10 +112,6 @@ class UploadFaults:
             await self._retry(version, problem)
         else:
             await self._ledger.apply(version, Event.RETRY, not_before=None, error_code=problem.code, error="")
-
-    async def _settle_again(self, version: FileVersion) -> None:
-        self._announcer.done([await self._ledger.apply(version, Event.SUPERSEDE, done_at=utcnow())])
-        self._submit(version.watch, [version.path])
 
     async def _retry(self, version: FileVersion, problem: Fault) -> None:
         """Retry with backoff, or quarantine after ``upload.attempts`` faults that count."""

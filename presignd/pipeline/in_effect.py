@@ -281,6 +281,7 @@ class Work:
         self.dispatcher.add([*verified, *linked])
         self._link(verified)
         self.finisher.take(linked)
+        self.units.wake()
 
     # --- from stage to stage ------------------------------------------------------------------------
     def _verify(self, item: Item) -> None:

@@ -43,14 +43,15 @@ class _Job:
     """One linked version: what is done so far, and which problems were logged.
 
     ``needs_link_file``: the file's own link file is still to be written. ``left_out``: it was not written, because the
-    file's folder was gone or another file had its name. ``pause``: seconds before the next try.
+    file's folder was gone or another file had its name. ``done``: how the last try ended; busy before the first.
+    ``pause``: seconds before the next try.
     """
 
     item: Item
     needs_link_file: bool
     pause: float
     left_out: bool = False
-    done: Finished | None = None
+    done: Finished = field(default_factory=lambda: Finished(FinishOutcome.BUSY))
     logged: set[tuple[str, str]] = field(default_factory=set)
 
     @property
@@ -61,14 +62,12 @@ class _Job:
     @property
     def is_gone(self) -> bool:
         """Whether the file was not at its path."""
-        return self.left_out or (self.done is not None and self.done.outcome is FinishOutcome.GONE)
+        return self.left_out or self.done.outcome is FinishOutcome.GONE
 
     @property
     def candidate(self) -> bytes | None:
         """The file's path if it has changed, or was gone, as it may be back without a new event; else None."""
-        if not self.is_gone and not (self.done and self.done.changed):
-            return None
-        return (self.done.path if self.done else b"") or self.version.path
+        return self.done.path or self.version.path if self.is_gone or self.done.changed else None
 
 
 class Finisher:
@@ -168,7 +167,7 @@ class Finisher:
         folder, watch = self._folders[job.version.watch], self._watches[job.version.watch]
         if job.needs_link_file:
             await self._write_link_file(job, folder, watch)
-        if job.done is None or job.done.busy:
+        if job.done.busy:
             job.done = await asyncio.to_thread(keep_move_or_delete, folder, watch, job.version)
             if job.left_out and job.done.outcome not in (FinishOutcome.KEPT, FinishOutcome.GONE):
                 job.needs_link_file = True  # the folder is there again
