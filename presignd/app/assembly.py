@@ -19,7 +19,6 @@ from presignd.ledger import Ledger, Patience, open_ledger
 from presignd.links import LinksFile
 from presignd.model import FileVersion, Link, Source
 from presignd.pipeline.announce import Announcer
-from presignd.pipeline.faults import Quarantine
 from presignd.pipeline.files.folder import Folder, Folders
 from presignd.pipeline.files.lease import ignore_sigio
 from presignd.pipeline.finish.link import Linker
@@ -158,8 +157,7 @@ def _build(
     messages = WebhookMessages(ledger, in_effect.roots, linker, schedule)
     recorder, markers = Recorder(in_effect, ledger, announcer), Markers()
     settler = _make_settler(in_effect, ledger, recorder, markers)
-    quarantine, submit = Quarantine(ledger, announcer), settler.submit
-    shared = Shared(in_effect, ledger, linker, announcer, quarantine, puts, submit, pauses, markers, messages.add)
+    shared = Shared(in_effect, ledger, linker, announcer, puts, settler.submit, pauses, markers, messages.add)
     in_effect.switch(Work(config, disk.by_watch, shared))
     inboxes = Inboxes(
         ledger, lambda: SignedStore(in_effect.work.presigner, in_effect.work.store), backoff=pauses.backoff

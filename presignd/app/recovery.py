@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 
-from presignd.errors import fault
 from presignd.ledger import Ledger
 from presignd.ledger.changes import Change
 from presignd.links import LinksFile
@@ -55,7 +54,7 @@ class Recovery:
         self._recovered = True
         await self._commit_recorded_links()
         for version in await self._ledger.release(unclean=not clean):
-            self._announcer.quarantined(version, fix=fault("internal_error").fix)
+            self._announcer.quarantined(version)
         self._in_effect.suspects.add(await self._ledger.suspects())
         if self._replay:
             await self._announcer.replay()

@@ -15,7 +15,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, TypeAlias
 
-from presignd.errors import fault
+from presignd.errors import CODES
 from presignd.ledger import Enqueued, Ledger
 from presignd.model import FileVersion, Link, State
 from presignd.runtime.crash_points import passed
@@ -100,7 +100,7 @@ class Announcer:
         versions = [entry.version for entry in done]
         for version in versions:
             if version.state is State.QUARANTINED:
-                self.quarantined(version, fix=fault(version.error_code).fix)
+                self.quarantined(version)
         if queued := [version for version in versions if version.state is not State.QUARANTINED]:
             self._log.info("file.queued", each=self._fields(queued))
 
@@ -143,7 +143,7 @@ class Announcer:
             fields["replayed"] = [True] * len(versions)
         return fields
 
-    def quarantined(self, version: FileVersion, *, fix: str, exception: str = "") -> None:
+    def quarantined(self, version: FileVersion, exception: str = "") -> None:
         """Log that a version is quarantined, with the cause and the fix."""
         more = {"exception": exception} if exception else {}
         self.event(
@@ -153,7 +153,7 @@ class Announcer:
             attempt=version.attempt,
             error_code=version.error_code,
             error=version.error,
-            fix=fix,
+            fix=CODES[version.error_code].fix,
             **more,
         )
         metrics.UPLOADS.labels(version.watch, "quarantined").inc()

@@ -8,9 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from presignd.errors import ChangedFault, Fault, FileFault, fault
-from presignd.ledger import Ledger
 from presignd.model import FileVersion
-from presignd.pipeline.announce import Announcer
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.stage import Item
 from presignd.pipeline.upload.breakers import Breakers
@@ -44,26 +42,14 @@ class GaveWay(Exception):
     """A suspect's part is stored, so it is no suspect any more; it stops because other suspects wait."""
 
 
-class Quarantine:
-    """Records versions as quarantined, which a person must release, and logs ``file.quarantined``."""
-
-    def __init__(self, ledger: Ledger, announcer: Announcer) -> None:
-        self._ledger, self._announcer = ledger, announcer
-
-    async def record(self, version: FileVersion, problem: Fault, exception: str = "") -> None:
-        """Quarantine ``version`` for ``problem``; it must be as the ledger has it."""
-        stopped = await self._ledger.apply(
-            version, Event.QUARANTINE, error_code=problem.code, error=problem.message, not_before=None
-        )
-        self._announcer.quarantined(stopped, fix=problem.fix, exception=exception)
-
-    async def record_problem(self, version: FileVersion, problem: Exception) -> None:
-        """Quarantine ``version``, whatever its state, for a fault or an unexpected exception."""
-        now = await self._ledger.by_id(version.file_id) or version
-        if isinstance(problem, Fault):
-            await self.record(now, problem)
-        else:
-            await self.record(now, fault("internal_error", type(problem).__name__), render_exception(problem))
+async def quarantine(shared: Shared, version: FileVersion, problem: Exception) -> None:
+    """Quarantine ``version``, whatever its state, for a fault or an unexpected exception; a person must release it."""
+    known = problem if isinstance(problem, Fault) else fault("internal_error", type(problem).__name__)
+    now = await shared.ledger.by_id(version.file_id) or version
+    stopped = await shared.ledger.apply(
+        now, Event.QUARANTINE, error_code=known.code, error=known.message, not_before=None
+    )
+    shared.announcer.quarantined(stopped, "" if known is problem else render_exception(problem))
 
 
 class UploadFaults:
@@ -78,8 +64,7 @@ class UploadFaults:
         leave: Callable[[Item], None],
     ) -> None:
         self._attempts, self._folders, self._breakers, self._leave = attempts, folders, breakers, leave
-        self._ledger, self._announcer, self._quarantine = shared.ledger, shared.announcer, shared.quarantine
-        self._submit, self._pauses = shared.submit, shared.pauses
+        self._shared, self._ledger, self._announcer = shared, shared.ledger, shared.announcer
 
     async def handle(self, item: Item, problem: Exception) -> None:
         """Record the outcome of an attempt that failed.
@@ -89,7 +74,7 @@ class UploadFaults:
         try:
             await self._record(item.version, problem)
         except Exception as bug:  # noqa: BLE001 - guarantee 8: a bug in one file's work quarantines that file
-            await self._quarantine.record_problem(item.version, bug)
+            await quarantine(self._shared, item.version, bug)
         finally:
             self._leave(item)
 
@@ -98,16 +83,14 @@ class UploadFaults:
         if isinstance(problem, Vanished):
             self._announcer.done([await self._ledger.apply(version, Event.VANISH, done_at=utcnow())])
         elif isinstance(problem, Writing):
-            await self._ledger.apply(version, Event.RETRY, not_before=utcnow() + self._pauses.writer)
+            await self._ledger.apply(version, Event.RETRY, not_before=utcnow() + self._shared.pauses.writer)
         elif isinstance(problem, GaveWay):
             await self._ledger.apply(version, Event.RETRY, not_before=None)
         elif isinstance(problem, ChangedFault):
             self._announcer.done([await self._ledger.apply(version, Event.SUPERSEDE, done_at=utcnow())])
-            self._submit(version.watch, [version.path])
-        elif isinstance(problem, FileFault):
-            await self._quarantine.record(version, problem)
-        elif not isinstance(problem, Fault):
-            raise problem
+            self._shared.submit(version.watch, [version.path])
+        elif isinstance(problem, FileFault) or not isinstance(problem, Fault):
+            await quarantine(self._shared, version, problem)
         elif await self._breakers.blames_file(version.watch, problem, again=problem.code == version.error_code):
             await self._retry(version, problem)
         else:
@@ -118,9 +101,9 @@ class UploadFaults:
         counts = await self._counts(version, problem)
         faults = version.faults + counts
         if faults >= self._attempts:
-            await self._quarantine.record(version, problem)
+            await quarantine(self._shared, version, problem)
             return
-        backoff = self._pauses.backoff
+        backoff = self._shared.pauses.backoff
         own = backoff(faults) if counts else backoff(version.attempt, cap=LONGEST_UNCOUNTED)
         later = await self._ledger.apply(
             version,

@@ -18,7 +18,7 @@ from presignd.ledger import Ledger
 from presignd.model import FileVersion, State
 from presignd.pipeline.announce import Announcer
 from presignd.pipeline.dispatch import Dispatcher
-from presignd.pipeline.faults import Quarantine, UploadFaults
+from presignd.pipeline.faults import UploadFaults
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.ignore import Ignore
 from presignd.pipeline.finish.finisher import WORKERS, Finisher
@@ -168,7 +168,6 @@ class Shared:
     ledger: Ledger
     linker: Linker
     announcer: Announcer
-    quarantine: Quarantine
     puts: PutRequests
     submit: Callable[[str, list[bytes]], None]
     pauses: Pauses

@@ -16,6 +16,7 @@ from presignd.config import WatchConfig
 from presignd.errors import Fault, FileFault
 from presignd.ledger.changes import Change
 from presignd.model import FileVersion, Link, State
+from presignd.pipeline.faults import quarantine
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.finish.link_file import write_link_file
 from presignd.pipeline.finish.remove import Finished, FinishOutcome, keep_move_or_delete, moves_or_deletes
@@ -85,7 +86,6 @@ class Finisher:
     ) -> None:
         self._watches = {watch.name: watch for watch in watches}
         self._folders, self._shared, self._leave = folders, shared, leave
-        self._keep = {watch.name for watch in watches if watch.after == "keep" and not watch.link_file}
         self._jobs: dict[str, asyncio.Queue[_Job]] = {watch.name: asyncio.Queue() for watch in watches}
         self._done: Queue[_Job] = Queue()
         self._none_waits = asyncio.Event()
@@ -95,9 +95,9 @@ class Finisher:
 
     def has_work(self, version: FileVersion) -> bool:
         """Return whether the file must be moved, deleted or given a link file once its link is made."""
-        if version.watch in self._keep:
-            return False
         watch = self._watches[version.watch]
+        if watch.after == "keep" and not watch.link_file:
+            return False
         return _has_link_file(watch, version) or moves_or_deletes(watch, version)
 
     def take(self, items: Sequence[Item]) -> None:
@@ -230,7 +230,7 @@ class Finisher:
         self._forget(ended)
 
     async def _stop(self, job: _Job, problem: Exception) -> None:
-        await self._shared.quarantine.record_problem(job.version, problem)
+        await quarantine(self._shared, job.version, problem)
         self._forget([job])
 
     def _forget(self, jobs: Sequence[_Job]) -> None:

@@ -203,10 +203,11 @@ async def test_below_the_level_of_the_log_what_ended_is_read() -> None:
 def test_a_quarantined_file_is_told_with_cause_and_fix_and_is_no_end(lines: Lines) -> None:
     world = World()
     stopped = DONE._replace(state=State.QUARANTINED, error_code="too_large", error="too large: 6 GiB")
-    world.announcer.quarantined(stopped, fix="split it")
+    world.announcer.quarantined(stopped)
     [event] = lines()
     assert (event["event"], event["level"]) == ("file.quarantined", "error")
-    assert (event["error_code"], event["error"], event["fix"]) == ("too_large", "too large: 6 GiB", "split it")
+    assert (event["error_code"], event["error"]) == ("too_large", "too large: 6 GiB")
+    assert event["fix"] == "raise the watch's max_size, or split the file"
     assert world.ended == ["id-1"]
     assert world.recorded == []
 

@@ -118,7 +118,7 @@ def test_what_the_last_run_ended_is_not_counted_again(announcer: Announcer) -> N
 
 def test_a_quarantined_version_counts(announcer: Announcer) -> None:
     before = uploads("quarantined")
-    announcer.quarantined(version(State.QUARANTINED, error_code="too_large"), fix="")
+    announcer.quarantined(version(State.QUARANTINED, error_code="too_large"))
     assert uploads("quarantined") == before + 1
 
 

@@ -21,6 +21,7 @@ from presignd.pipeline.finish.finisher import Finisher
 from presignd.pipeline.finish.remove import Finished, FinishOutcome
 from presignd.pipeline.in_effect import Pauses, Shared
 from presignd.pipeline.stage import Item
+from presignd.states import Event
 from tests.links import link
 from tests.versions import in_state
 
@@ -40,7 +41,7 @@ class World:
         watch = WatchConfig(
             name="drop", path=folder / "drop", bucket="bucket", after="delete", link_file="{name}.link.txt"
         )
-        stages = SimpleNamespace(ledger=self, linker=self, announcer=self, quarantine=self)
+        stages = SimpleNamespace(ledger=self, linker=self, announcer=self)
         stages.submit, stages.pauses = lambda *_: None, Pauses(finish=0.0)
         self.finisher = Finisher([watch], {"drop": Folder(watch)}, cast("Shared", stages), self.left.extend)
         monkeypatch.setattr(module, "keep_move_or_delete", lambda *_: Finished(FinishOutcome.DELETED))
@@ -62,7 +63,14 @@ class World:
     async def remake_link(self, _version: FileVersion) -> Any:
         return link(1)
 
-    async def record_problem(self, version: FileVersion, _problem: Exception) -> None:
+    async def by_id(self, _file_id: str) -> None:
+        return None
+
+    async def apply(self, version: FileVersion, event: Event, **_: Any) -> FileVersion:
+        assert event is Event.QUARANTINE
+        return version
+
+    def quarantined(self, version: FileVersion, _exception: str) -> None:
         self.stopped.append(version.path)
 
     def done(self, versions: Sequence[FileVersion]) -> None:
