@@ -22,6 +22,8 @@ from benchmarks.harness import (
 from benchmarks.options import each_server, options
 
 SMALL = 64 << 10
+MANY = 64
+"""The ``upload.concurrency`` of a second contender; the default is 16, and s5cmd's 256."""
 GOALS = {("sink", True): (1.5, 0.7), ("seaweedfs", True): (1.05, 0.8), ("sink", False): (1.3, 0.7)}
 """Files a second and CPU to s5cmd's, by server and whether the files are small; for other servers there is no goal."""
 
@@ -36,8 +38,10 @@ def main() -> None:
 def _measure(server: str, folder: Path, count: int, size: int, rounds: int) -> None:
     files = make_files(folder / "data", count, size)
     warm(files)
+    more = f"[upload]\nconcurrency = {MANY}"
     contenders = {
         "presignd": lambda to: dropped(folder, to, files),
+        f"presignd, {MANY} at a time": lambda to: dropped(folder, to, files, more=more),
         "s5cmd": lambda to: peers.s5cmd(to, files[0].parent),
         "rclone copy": lambda to: peers.rclone(to, files[0].parent, "--transfers", "16", "--checkers", "16"),
     }
