@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from presignd.config import PresignConfig, UploadConfig, WatchConfig
-from presignd.errors import Fault, FileFault, GrantFault, PresignerFault, WatchFault, fault
+from presignd.errors import Fault, GrantFault, PresignerFault, WatchFault, fault
 from presignd.pipeline.intake import check_key, needs_prefix
 from presignd.presign import GrantRequest, Operation, signs_checksum_fields
 from presignd.runtime.heartbeat import holding
 from presignd.s3.limits import MAX_PARTS
-from presignd.s3.responses import Response
-from presignd.store.client import Slice
 from presignd.store.probe import CHECKSUM_MODE, MAYBE_HEADERS, TIMEOUT, Probe, customer_key
 from presignd.store.signed import SignedStore
 from presignd.store.support import Support
@@ -42,12 +40,13 @@ class StoredObject(NamedTuple):
 
 
 class Bucket:
-    """Sends the requests of one watch. Each grant is requested when its request is about to be sent."""
+    """Makes the requests of one watch. ``send`` sends each with a grant of its own, as ``SignedStore.send`` does."""
 
     def __init__(self, watch: WatchConfig, presign: PresignConfig, upload: UploadConfig, store: SignedStore) -> None:
         self.watch = watch
         self.max_parts = MAX_PARTS
         self._store = store
+        self.send = store.send
         self._configs = presign, upload
         self._put_expires = presign.put_expires
         self._by_name = {watch.bucket: self}
@@ -80,30 +79,15 @@ class Bucket:
 
     # --- requests ---------------------------------------------------------------------------------
     def request(self, operation: Operation, key: str, **more: object) -> GrantRequest:
-        """Make a request on this bucket. A PUT's grant lives ``put_expires``, any other ``OTHER_EXPIRES`` seconds.
+        """Make a request on this bucket, with the fields ``more``.
 
-        The headers of a customer's key (SSE-C) are sent with parts, HEADs and GETs too: S3 refuses these without.
+        A PUT's grant lives ``put_expires``, any other ``OTHER_EXPIRES`` seconds. The headers of a customer's key
+        (SSE-C) are sent with parts, HEADs and GETs too: S3 refuses these without.
         """
         expires = self._put_expires if operation is Operation.PUT else OTHER_EXPIRES
         if self._customer_key and operation in (Operation.MULTIPART_PART, Operation.HEAD, Operation.GET):
             more = {"headers": self._customer_key, **more}
         return GrantRequest(operation, self.watch.bucket, key, expires, **more)  # type: ignore[arg-type] # fields by name
-
-    def ask(
-        self,
-        operation: Operation,
-        key: str,
-        body: bytes | Slice | None = None,
-        *,
-        accept: Collection[int] = (),
-        on_sent: Callable[[int], None] | None = None,
-        timeout: float | None = None,
-        into: Callable[[bytes], Awaitable[None]] | None = None,
-        **more: object,
-    ) -> Awaitable[Response]:
-        """Sign a request with the fields ``more`` and send it; raises as ``SignedStore.send``."""
-        request = self.request(operation, key, **more)
-        return self._store.send(request, body, accept=accept, on_sent=on_sent, timeout=timeout, into=into)
 
     async def find(self, key: str, *, denied_is_absent: bool, with_checksums: bool = False) -> StoredObject | None:
         """HEAD a key; return None if there is no object.
@@ -117,7 +101,7 @@ class Bucket:
         accept = (403, 404) if denied_is_absent else (404,)
         signed = with_checksums and signs_checksum_fields(await self._store.presigner.checksums())
         mode = CHECKSUM_MODE if signed else ""
-        response = await self.ask(Operation.HEAD, key, accept=accept, checksum_mode=mode)
+        response = await self.send(self.request(Operation.HEAD, key, checksum_mode=mode), accept=accept)
         if response.status != 200:  # noqa: PLR2004
             return None
         size = int(response.headers.get("content-length", "-1"))
@@ -126,7 +110,8 @@ class Bucket:
 
     async def read(self, key: str, take: Callable[[bytes], Awaitable[None]]) -> bool:
         """GET an object piece by piece, whatever its size; return False if there is none."""
-        return (await self.ask(Operation.GET, key, accept=(404,), into=take)).status != 404  # noqa: PLR2004
+        response = await self.send(self.request(Operation.GET, key), accept=(404,), into=take)
+        return response.status != 404  # noqa: PLR2004
 
     async def reads_versions(self, key: str, version_id: str) -> bool:
         """Return whether versions can be read by their id; found out once.
@@ -134,10 +119,9 @@ class Bucket:
         s3:GetObjectVersion is a separate permission. With s3:GetObject alone, a link that names a version fails.
         """
         if self._reads_versions is None:
+            request = self.request(Operation.HEAD, key, version_id=version_id)
             try:
-                response = await self.ask(
-                    Operation.HEAD, key, accept=range(400, 600), timeout=self._probe_timeout, version_id=version_id
-                )
+                response = await self.send(request, accept=range(400, 600), timeout=self._probe_timeout)
             except Fault:
                 return False  # the store is unreachable; links can be made without a version
             if response.status in (200, 403, 405, 501):
@@ -216,23 +200,15 @@ class Bucket:
         """
         probe = await self.new_probe()
         try:
-            with self._naming(probe.key):
-                yield probe
-        except Fault:
+            yield probe
+        except Fault as problem:
             if probe.wrote_versions:
                 await probe.remove()
-            raise
-        await probe.remove()
-
-    @contextmanager
-    def _naming(self, key: str) -> Iterator[None]:
-        """Add the check key to a refusal: if a policy allows only other keys, that looks like wrong credentials."""
-        try:
-            yield
-        except (WatchFault, FileFault) as refused:
-            if refused.code not in REFUSED_AS:
+            if problem.code not in REFUSED_AS:
                 raise
-            raise fault(REFUSED_AS[refused.code], ": ".join(filter(None, (key, refused.detail)))) from None
+            # If a policy allows only other keys, that looks like wrong credentials.
+            raise fault(REFUSED_AS[problem.code], ": ".join(filter(None, (probe.key, problem.detail)))) from None
+        await probe.remove()
 
     async def probe_grant(self) -> Fault | None:
         """Request a grant; return the fault, None if the presigner works."""

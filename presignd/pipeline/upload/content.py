@@ -1,11 +1,11 @@
-"""What ``Whole`` and ``InParts`` share: their protocol, the slots, and the commit of the checksum before sending."""
+"""What ``Whole`` and ``InParts`` share: their base class, the slots, and the commit of the checksum before sending."""
 
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Protocol
 
 from presignd.errors import fault
 from presignd.ledger import Ledger
@@ -13,50 +13,39 @@ from presignd.model import FileVersion, Fingerprint
 from presignd.pipeline.upload.bucket import StoredObject
 from presignd.pipeline.upload.collision import Decision
 from presignd.runtime.heartbeat import holding
-from presignd.store.support import Support
 
 
-class Content(Protocol):
-    """An open file to upload: ``whole.Whole`` or ``multipart.InParts``.
+class Content(ABC):
+    """What to upload: ``whole.Whole``, ``multipart.InParts`` or ``streamed.Streamed``.
 
-    ``fingerprint`` was taken before the first byte was read.
+    ``fingerprint`` was taken before the first byte was read. ``checksum`` is that for the receipt, "" while it isn't
+    known; ``part_size`` are the bytes in a part, for a checksum of parts, 0 for a file sent as one PUT.
     """
 
     fingerprint: Fingerprint
-    sha256: str
-
-    @property
-    def checksum(self) -> str:
-        """The checksum for the receipt; "" while it isn't known."""
-        ...
-
-    @property
-    def part_size(self) -> int:
-        """Bytes in a part, for a checksum of parts; 0 for a file sent as one PUT."""
-        ...
+    checksum: str
+    part_size: int
 
     @property
     def size(self) -> int:
         """The content's size in bytes."""
-        ...
+        return self.fingerprint.size
 
+    @abstractmethod
     async def checksum_like(self, like: str, part_size: int, size: int | None = None) -> str:
         """Return the content's checksum, or that of its first ``size`` bytes, in the form of ``like``."""
-        ...
 
+    @abstractmethod
     def use_checksum(self, checksum: str, part_size: int) -> None:
         """Use the checksum of a stored object with the same bytes for the receipt, unless one is known."""
-        ...
 
-    async def send(
-        self, version: FileVersion, decision: Decision, support: Support
-    ) -> tuple[FileVersion, StoredObject | None]:
+    @abstractmethod
+    async def send(self, version: FileVersion, decision: Decision) -> tuple[FileVersion, StoredObject | None]:
         """Store the content under the version's key; return None if another object was written there (412)."""
-        ...
 
+    @abstractmethod
     def is_unchanged(self) -> bool:
         """Read the file again and return whether it is what was sent. Blocking."""
-        ...
 
 
 async def record_intent(ledger: Ledger, version: FileVersion, content: Content, checksum: str) -> FileVersion:
@@ -77,21 +66,18 @@ async def record_intent(ledger: Ledger, version: FileVersion, content: Content, 
 class Slots:
     """``upload.concurrency`` slots, one for each body in flight, given out in the order of the requests.
 
-    Parts of large files hold at most half of them, so small files always get through.
+    Parts of large files hold at most half of them, so small files always get through. ``small`` is a context manager
+    that holds a slot for a file sent as one PUT.
     """
 
     def __init__(self, concurrency: int) -> None:
         self._all, self._large = _Semaphore(concurrency), _Semaphore(max(1, concurrency // 2))
-        self._small = holding(self._all)
+        self.small = holding(self._all)
 
     def resize(self, concurrency: int) -> None:
         """Change the number of slots; bodies that hold more than that finish first. On the event loop."""
         self._all.resize(concurrency)
         self._large.resize(max(1, concurrency // 2))
-
-    def small(self) -> holding:
-        """Return a context manager that holds a slot for a file sent as one PUT."""
-        return self._small
 
     @asynccontextmanager
     async def large(self) -> AsyncIterator[None]:

@@ -18,7 +18,7 @@ from presignd.pipeline.faults import GaveWay
 from presignd.pipeline.files.hash import checksum_like, digest, fingerprint_of
 from presignd.pipeline.upload.bucket import Bucket, StoredObject
 from presignd.pipeline.upload.collision import Decision, is_still_true, store_checks_it, supported_conditions
-from presignd.pipeline.upload.content import Slots, record_intent
+from presignd.pipeline.upload.content import Content, Slots, record_intent
 from presignd.pipeline.upload.identify import holds_bytes, read_back
 from presignd.pipeline.upload.whole import confirms, proves_upload
 from presignd.presign import Operation
@@ -41,7 +41,7 @@ SWEEP_SECONDS = 60.0
 log = get_logger()
 
 
-class InParts:
+class InParts(Content):
     """A file above ``multipart_threshold``, from an open descriptor.
 
     ``recheck`` raises if the file is not the one that settled. ``on_sent`` gets the number of bytes that the store has
@@ -56,30 +56,25 @@ class InParts:
         bucket: Bucket,
         ledger: Ledger,
         slots: Slots,
+        support: Support,
         upload: UploadConfig,
         *,
         fd: int,
-        sha256: str,
         recheck: Callable[[], object],
         on_sent: Callable[[int], None],
         gives_way: bool = False,
     ) -> None:
-        self._bucket, self._ledger, self._slots, self._upload = bucket, ledger, slots, upload
+        self._bucket, self._ledger, self._slots, self._support, self._upload = bucket, ledger, slots, support, upload
         self._fd, self._recheck, self._on_sent, self._gives_way = fd, recheck, on_sent, gives_way
-        self.fingerprint, self.sha256 = fingerprint_of(fd), sha256
+        self.fingerprint = fingerprint_of(fd)
         self.part_size = part_size_for(self.size, upload.part_size, bucket.max_parts)
         self.checksum, self._algorithm = "", "md5"
         self._parts: dict[int, Part] = {}
         self._stored = 0
         self._sending: dict[int, int] = {}
-        self._part_etags_are_md5 = self._object_etags_are_md5 = self._response_proves = True
+        self._part_etags_are_md5 = True
 
     # --- the content ----------------------------------------------------------------------------
-    @property
-    def size(self) -> int:
-        """The file's size in bytes."""
-        return self.fingerprint.size
-
     async def checksum_like(self, like: str, part_size: int, size: int | None = None) -> str:
         """Hash the file; return its checksum in the form of ``like``."""
         return await in_background(checksum_like, self._fd, like, self.size if size is None else size, part_size)
@@ -94,14 +89,12 @@ class InParts:
         return now == self.checksum
 
     # --- sending it -----------------------------------------------------------------------------
-    async def send(
-        self, version: FileVersion, decision: Decision, support: Support
-    ) -> tuple[FileVersion, StoredObject | None]:
+    async def send(self, version: FileVersion, decision: Decision) -> tuple[FileVersion, StoredObject | None]:
         """Send what is missing, check the file again, and complete the upload.
 
         If the store doesn't check the condition, send a HEAD first.
         """
-        version = await self._send_parts(version, support)
+        version = await self._send_parts(version)
         parts = [self._parts[number] for number in sorted(self._parts)]
         self.part_size = version.part_size
         self._made(checksum_of_parts(self._algorithm, [(part.digest, part.size) for part in parts]))
@@ -109,7 +102,7 @@ class InParts:
         version = await record_intent(self._ledger, version, self, self.checksum)
         passed("complete.before")
         found = None
-        supported = supported_conditions(decision, support)
+        supported = supported_conditions(decision, self._support)
         if store_checks_it(decision, supported) or is_still_true(decision, await self._find(version)):
             found = await self._complete(version, supported)
         passed("complete.after")
@@ -120,14 +113,10 @@ class InParts:
     def _made(self, checksum: str) -> None:
         self.checksum = checksum
 
-    async def _send_parts(self, version: FileVersion, support: Support) -> FileVersion:
+    async def _send_parts(self, version: FileVersion) -> FileVersion:
         """Create the upload unless there is one, and send every part that the store doesn't have."""
-        self._part_etags_are_md5, self._object_etags_are_md5 = (
-            (await self._bucket.support()).md5_etags,
-            support.md5_etags,
-        )
-        self._response_proves = support.proves
-        version = await self._ensure_upload(version, "md5" if not support.proven else support.checksum)
+        self._part_etags_are_md5 = (await self._bucket.support()).md5_etags
+        version = await self._ensure_upload(version, self._support.checksum if self._support.proven else "md5")
         self._algorithm = algorithm_of(version.intent or "md5:")
         self._parts = {part.number: part for part in await self._ledger.parts(version)}
         self._stored = sum(part.size for part in self._parts.values())
@@ -158,14 +147,14 @@ class InParts:
         """Create an upload unless there is one; return the version with its upload id, and its algorithm committed."""
         if version.upload_id:
             return version
-        response = await self._bucket.ask(
+        request = self._bucket.request(
             Operation.MULTIPART_CREATE,
             _key(version),
             content_type=version.content_type,
             headers=self._bucket.watch.headers,
             **of_whole(algorithm),
         )
-        upload_id = response.element("UploadId")
+        upload_id = (await self._bucket.send(request)).element("UploadId")
         if not upload_id:
             raise fault("bad_response", "no UploadId")
         part_size = part_size_for(version.size, self._upload.part_size, self._bucket.max_parts)
@@ -209,18 +198,17 @@ class InParts:
             self._sending[piece.number] = total
             self._report()
 
+        request = self._bucket.request(
+            Operation.MULTIPART_PART,
+            _key(version),
+            size=piece.size,
+            checksum=f"{self._algorithm}:{digest}",
+            upload_id=version.upload_id,
+            part_number=piece.number,
+        )
+        body = Slice(self._fd, piece.offset, piece.size, whole=False)
         try:
-            response = await self._bucket.ask(
-                Operation.MULTIPART_PART,
-                _key(version),
-                Slice(self._fd, piece.offset, piece.size, whole=False),
-                accept=(404, 501),
-                on_sent=sent,
-                size=piece.size,
-                checksum=f"{self._algorithm}:{digest}",
-                upload_id=version.upload_id,
-                part_number=piece.number,
-            )
+            response = await self._bucket.send(request, body, accept=(404, 501), on_sent=sent)
         except RetryFault as refused:
             if refused.code != "rejected" or piece.number <= FEW_PARTS or self._bucket.max_parts == FEW_PARTS:
                 raise
@@ -250,10 +238,10 @@ class InParts:
 
     def _list(self, version: FileVersion, *, after: int = 0) -> Awaitable[Response]:
         """List the parts with a number above ``after``; a 404 is an answer."""
-        upload_id = version.upload_id
-        return self._bucket.ask(
-            Operation.MULTIPART_LIST, _key(version), accept=(404,), upload_id=upload_id, part_number=after
+        request = self._bucket.request(
+            Operation.MULTIPART_LIST, _key(version), upload_id=version.upload_id, part_number=after
         )
+        return self._bucket.send(request, accept=(404,))
 
     async def _abort_if_lost(self, version: FileVersion, problem: Fault) -> Fault:
         """Abort the upload if ``problem`` is ``upload_lost``: the next attempt begins anew. Return ``problem``.
@@ -303,19 +291,18 @@ class InParts:
             return False  # s3:ListMultipartUploadParts is a separate permission
         return response.status == 404 and response.code == "NoSuchUpload"  # noqa: PLR2004
 
-    async def _send_complete(self, version: FileVersion, decision: Decision) -> Response:
+    def _send_complete(self, version: FileVersion, decision: Decision) -> Awaitable[Response]:
         body = complete_body([(part.number, part.etag) for part in self._parts.values()])
-        return await self._bucket.ask(
+        request = self._bucket.request(
             Operation.MULTIPART_COMPLETE,
             _key(version),
-            body,
-            accept=(404, 412),
             size=len(body),
             content_type="application/xml",
             upload_id=version.upload_id,
             if_none_match=decision.if_none_match,
             if_match=decision.if_match,
         )
+        return self._bucket.send(request, body, accept=(404, 412))
 
     async def _find(self, version: FileVersion) -> StoredObject | None:
         return await self._bucket.find(_key(version), denied_is_absent=False, with_checksums=self._algorithm != "md5")
@@ -348,9 +335,9 @@ class InParts:
             return True
         if not found.etag and f"md5:{bare(response.element('ETag')).lower()}" == self.checksum:
             return True
-        if not self._response_proves:
+        if not self._support.proves:
             return await holds_bytes(self._bucket, _key(version), found, self._ours(version))
-        return found.opaque or not self._object_etags_are_md5
+        return found.opaque or not self._support.md5_etags
 
     def _ours(self, version: FileVersion) -> Sent:
         return Sent(version.size, self.checksum, version.part_size, "")
@@ -365,7 +352,7 @@ class InParts:
             return found
         if self._algorithm in {algorithm_of(checksum) for checksum in found.checksums}:
             return None
-        etags_tell = self._algorithm == "md5" and self._part_etags_are_md5 and self._object_etags_are_md5
+        etags_tell = self._algorithm == "md5" and self._part_etags_are_md5 and self._support.md5_etags
         if etags_tell and is_md5(found.etag) and not found.opaque:
             return None
         ours = self._ours(version)
@@ -384,7 +371,8 @@ async def abort(bucket: Bucket, version: FileVersion) -> None:
     An upload that the store no longer knows, or that the broker has as another client's, counts as aborted.
     """
     try:
-        await bucket.ask(Operation.MULTIPART_ABORT, _key(version), accept=(404,), upload_id=version.upload_id)
+        request = bucket.request(Operation.MULTIPART_ABORT, _key(version), upload_id=version.upload_id)
+        await bucket.send(request, accept=(404,))
     except RetryFault as problem:
         if problem.code != "upload_lost":
             raise

@@ -30,14 +30,15 @@ class Streamed(InParts):
         bucket: Bucket,
         ledger: Ledger,
         slots: Slots,
+        support: Support,
         upload: UploadConfig,
         *,
         stream: Stream,
         version: FileVersion,
         on_sent: Callable[[int], None],
     ) -> None:
-        self._stream, self._senders = stream, upload.part_concurrency
-        super().__init__(bucket, ledger, slots, upload, fd=stream.fd, sha256="", recheck=lambda: None, on_sent=on_sent)
+        self._stream = stream
+        super().__init__(bucket, ledger, slots, support, upload, fd=stream.fd, recheck=lambda: None, on_sent=on_sent)
         self.fingerprint, self.part_size, self.checksum = version.fingerprint, version.part_size, stream.checksum
 
     @property
@@ -49,13 +50,11 @@ class Streamed(InParts):
         """Return the checksum; "" while it isn't known. It can't be computed in another form any more."""
         return self._stream.checksum
 
-    async def send(
-        self, version: FileVersion, decision: Decision, support: Support
-    ) -> tuple[FileVersion, StoredObject | None]:
+    async def send(self, version: FileVersion, decision: Decision) -> tuple[FileVersion, StoredObject | None]:
         """Send the stream to its end, and complete the upload."""
         if self._stream.released and not version.upload_id:
             raise fault("stream_lost", "the store no longer has its first parts")
-        version, found = await super().send(version, decision, support)
+        version, found = await super().send(version, decision)
         if found is None:
             raise fault("stream_lost", "another object was written under its key meanwhile")
         self.fingerprint = version.fingerprint
@@ -66,7 +65,8 @@ class Streamed(InParts):
         try:
             async with asyncio.TaskGroup() as tasks:
                 failing = tasks.create_task(self._stream.fails())
-                await asyncio.wait([tasks.create_task(self._send_next(version)) for _ in range(self._senders)])
+                senders = range(self._upload.part_concurrency)
+                await asyncio.wait([tasks.create_task(self._send_next(version)) for _ in senders])
                 failing.cancel()
         except BaseExceptionGroup as group:
             raise await self._abort_if_lost(version, first_fault(group)) from None

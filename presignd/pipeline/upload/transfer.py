@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Collection
+from collections.abc import Awaitable, Collection
 from contextlib import suppress
 from functools import partial
 
 from presignd.config import UploadConfig, WatchConfig
-from presignd.errors import Fault, fault
+from presignd.errors import fault
 from presignd.ledger import Ledger
 from presignd.model import FileVersion, Fingerprint
 from presignd.pipeline.faults import Vanished, Writing
 from presignd.pipeline.files.folder import Folder, Gone, NotRegular, os_errors_as_faults
-from presignd.pipeline.files.hash import TINY, Prepared, Read, checksum_like, fingerprint_of, prepare, prepare_to_keep
+from presignd.pipeline.files.hash import TINY, Prepared, Read, fingerprint_of, prepare, prepare_to_keep
 from presignd.pipeline.files.lease import has_writer
 from presignd.pipeline.intake import may_number, needs_hash, refuse_too_large, render_for
 from presignd.pipeline.put import PutRequest
@@ -34,10 +34,6 @@ from presignd.pipeline.upload.whole import Whole
 from presignd.store.support import Support
 from presignd.system.filesystem import close_quietly, read_cached
 from presignd.system.threads import in_background, opened
-
-PROBE_AGAIN_CODES = ("bad_broker", "bad_digest", "no_such_bucket", "not_implemented", "upload_lost")
-"""Faults that may mean that the probe's results no longer hold: the store or its bucket was set up anew, or an older
-broker replaced one that signed CRCs."""
 
 MAX_KEY_ATTEMPTS = 6
 """Tries to store under a key that others write and delete concurrently, before the file is retried with backoff."""
@@ -61,23 +57,18 @@ class Transfer:
         self._bucket, self._watch, self._folder = bucket, bucket.watch, folder
         self._item, self._version, self._ledger, self._upload = item, item.version, ledger, upload
         self._slots, self._host, self._put = slots, host, put
+        # Not a method: transfer and content would reference each other, and only the garbage collector would free them.
+        self._on_sent = partial(_report, item, put)
         self._fd: int
         self._content: Content
         self._support: Support
         self._stream = put.stream if put else None
         self._previous, self._key_changed = item.previous, False
 
-    async def run(self) -> Receipt:
+    def run(self) -> Awaitable[Receipt]:
         """Upload the content, unless its bytes are stored already. A collision may change the item's key."""
         refuse_too_large(self._watch, self._version.size)  # the limit holds for a retry, and for a put's own key
-        try:
-            if self._item.prepared is not None:
-                return await self._send()
-            return await self._open_and_send()
-        except Fault as problem:
-            if problem.code in PROBE_AGAIN_CODES:
-                self._bucket.forget_support()
-            raise
+        return self._open_and_send() if self._item.prepared is None else self._send()
 
     async def _open_and_send(self) -> Receipt:
         opening = partial(open_to_send, self._folder, self._version, self._put)
@@ -85,7 +76,7 @@ class Transfer:
         try:
             if TINY < self._version.size <= self._upload.multipart_threshold and not self._stream:
                 # Take the slot before reading, so that a file that waits is not in memory.
-                async with self._slots.small():
+                async with self._slots.small:
                     return await self._send()
             return await self._send()
         finally:
@@ -114,35 +105,20 @@ class Transfer:
         )
 
     # --- hash -----------------------------------------------------------------------------------
-    def _whole(self, prepared: Prepared) -> Whole:
-        for algorithm in self._support.algorithms - prepared.checksums.keys():  # the bucket was probed anew since
-            prepared.checksums[algorithm] = prepared.checksum_like(f"{algorithm}:", self._version.size, 0)
-        on_sent = partial(_report, self._item, self._put)
-        return Whole(
-            self._bucket, self._ledger, self._slots, self._support.checksum, prepared=prepared, on_sent=on_sent
-        )
-
     async def _open_content(self) -> Content:
         """Return the content of the open file: hashed now if it is one PUT; parts are hashed when they are sent."""
-        upload, size, shared = self._upload, self._version.size, (self._bucket, self._ledger, self._slots)
-        on_sent = partial(_report, self._item, self._put)
-        if self._stream:
-            return Streamed(*shared, upload, stream=self._stream, version=self._version, on_sent=on_sent)
-        if size <= upload.multipart_threshold:
+        upload, size = self._upload, self._version.size
+        if self._stream is None and size <= upload.multipart_threshold:
             return self._whole(await self._prepare(size, algorithms_for(self._version, self._watch, self._support)))
-        by_hash = _is_named_by_hash(self._version, self._watch)
-        named = await in_background(checksum_like, self._fd, "sha256:", size) if by_hash else ""
-        return InParts(
-            *shared,
-            upload,
-            fd=self._fd,
-            sha256=named.removeprefix("sha256:"),
-            recheck=self._recheck,
-            # Not a method: transfer and content would reference each other, and only the garbage collector would free
-            # them.
-            on_sent=on_sent,
-            gives_way=self._item.gives_way,
-        )
+        shared = self._bucket, self._ledger, self._slots, self._support, upload
+        if self._stream:
+            return Streamed(*shared, stream=self._stream, version=self._version, on_sent=self._on_sent)
+        gives_way = self._item.gives_way
+        return InParts(*shared, fd=self._fd, recheck=self._recheck, on_sent=self._on_sent, gives_way=gives_way)
+
+    def _whole(self, prepared: Prepared) -> Whole:
+        shared = self._bucket, self._ledger, self._slots, self._support
+        return Whole(*shared, prepared=prepared, on_sent=self._on_sent)
 
     async def _prepare(self, size: int, algorithms: Collection[str]) -> Prepared:
         """Hash a file: on the event loop if it is tiny and in the page cache, else in a thread."""
@@ -156,16 +132,19 @@ class Transfer:
     async def _reserve_key(self, *, after_key: str = "") -> None:
         """Commit the key before any grant: a key that needs the hash, or the next key after a collision."""
         watch, version = self._watch, self._version
-        base = version.base_key or render_for(
-            watch,
-            version.path,
-            version.file_id,
-            version.fingerprint,
-            version.queued_at,
-            host=self._host,
-            sha256=self._content.sha256,
-            prefix=await self._bucket.prefix(),
-        )
+        base = version.base_key
+        if not base:
+            sha256 = await self._content.checksum_like("sha256:", 0) if needs_hash(watch.key) else ""
+            base = render_for(
+                watch,
+                version.path,
+                version.file_id,
+                version.fingerprint,
+                version.queued_at,
+                host=self._host,
+                sha256=sha256.removeprefix("sha256:"),
+                prefix=await self._bucket.prefix(),
+            )
         named = await self._ledger.assign_key(
             version, base, fresh=watch.collision == "rename", next_key=may_number(watch), after_key=after_key
         )
@@ -184,7 +163,7 @@ class Transfer:
                 await self._reserve_key(after_key=self._key)
                 self._key_changed, head = True, False
                 continue
-            self._version, stored = await self._content.send(self._version, decision, self._support)
+            self._version, stored = await self._content.send(self._version, decision)
             if stored:
                 return stored, False
             head = True  # another object was written under the key
@@ -295,12 +274,8 @@ def read_whole(
 
 def algorithms_for(version: FileVersion, watch: WatchConfig, support: Support | None) -> set[str]:
     """Return the algorithms by which to hash a file: those that its bucket gets, and SHA-256 if its key needs that."""
-    named = {"sha256"} if _is_named_by_hash(version, watch) else set[str]()
+    named = {"sha256"} if version.base_key is None and needs_hash(watch.key) else set[str]()
     return named | support.algorithms if support else named
-
-
-def _is_named_by_hash(version: FileVersion, watch: WatchConfig) -> bool:
-    return version.base_key is None and needs_hash(watch.key)
 
 
 def require_settled(found: Fingerprint, version: FileVersion) -> None:

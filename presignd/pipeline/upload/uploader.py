@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
 from presignd.config import UploadConfig
+from presignd.errors import Fault
 from presignd.ledger import Ledger
 from presignd.model import FileVersion, NewVersion
 from presignd.pipeline.faults import UploadFaults
@@ -20,6 +21,10 @@ from presignd.pipeline.upload.transfer import Transfer, algorithms_for, read_who
 from presignd.runtime.heartbeat import alive
 from presignd.store.support import Support
 from presignd.system.filesystem import close_quietly, read_cached
+
+PROBE_AGAIN_CODES = ("bad_broker", "bad_digest", "no_such_bucket", "not_implemented", "upload_lost")
+"""Faults that may mean that the probe's results no longer hold: the store or its bucket was set up anew, or an older
+broker replaced one that signed CRCs."""
 
 
 class Uploader:
@@ -38,7 +43,7 @@ class Uploader:
         faults: UploadFaults,
         sent: Callable[[Item], None],
     ) -> None:
-        self._buckets, self._folders, self._upload, self._ledger = buckets, folders, upload, ledger
+        self._buckets, self._folders, self._config, self._ledger = buckets, folders, upload, ledger
         self._puts, self._slots, self._host = puts, slots, host
         self._faults, self._sent = faults, sent
         # Contents that wait, here or to be recorded, share the memory with streamed bodies.
@@ -111,38 +116,41 @@ class Uploader:
                 with heart.resting():
                     item = await self.queue.get()
                 heart.name = f"worker of {item.version.file_id}"
-                await self._send(item)
+                try:
+                    item.receipt = await self._upload(item)
+                except Exception as problem:  # noqa: BLE001 - ``faults`` decides what each means
+                    if isinstance(problem, Fault) and problem.code in PROBE_AGAIN_CODES:
+                        self._bucket(item.version).forget_support()
+                    await self._faults.handle(item, problem)
+                else:
+                    item.prepared = None
+                    self._sent(item)
 
-    async def _send(self, item: Item) -> None:
+    def _upload(self, item: Item) -> Awaitable[Receipt]:
         if item.problem:
-            await self._faults.handle(item, item.problem)
-            return
-        try:
-            item.receipt = await (self._upload_made(item) if item.version.is_made else self._transfer(item).run())
-        except Exception as problem:  # noqa: BLE001 - ``faults`` decides what each means
-            await self._faults.handle(item, problem)
-        else:
-            item.prepared = None
-            self._sent(item)
+            raise item.problem
+        if item.version.is_made:
+            return self._upload_made(item)
+        return self._transfer(item, self._puts.get(item.version.file_id))
 
     async def _upload_made(self, item: Item) -> Receipt:
         """Upload one of a unit's own files: it is made for this, and is no file of the watch."""
         made = await open_made(self._ledger, item.version)
         try:
-            receipt = await self._transfer(item, made).run()
+            receipt = await self._transfer(item, made)
         finally:
             close_quietly(made.fd)
         return receipt._replace(fingerprint=item.version.fingerprint)
 
-    def _transfer(self, item: Item, made: PutRequest | None = None) -> Transfer:
+    def _transfer(self, item: Item, put: PutRequest | None) -> Awaitable[Receipt]:
         version = item.version
         return Transfer(
             self._bucket(version),
             self._folders[version.watch],
             item,
             self._ledger,
-            self._upload,
+            self._config,
             slots=self._slots,
             host=self._host,
-            put=made or self._puts.get(version.file_id),
-        )
+            put=put,
+        ).run()

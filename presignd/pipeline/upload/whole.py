@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 
 from presignd.errors import fault
@@ -11,7 +11,7 @@ from presignd.model import FileVersion, Sent
 from presignd.pipeline.files.hash import TINY, Prepared
 from presignd.pipeline.upload.bucket import Bucket, StoredObject
 from presignd.pipeline.upload.collision import Decision, supported_conditions
-from presignd.pipeline.upload.content import Slots, record_intent
+from presignd.pipeline.upload.content import Content, Slots, record_intent
 from presignd.pipeline.upload.identify import holds_bytes
 from presignd.presign import Operation
 from presignd.runtime.crash_points import passed
@@ -48,30 +48,27 @@ def proves_upload(response: Response, md5: str, *, md5_etags: bool) -> bool:
     return False
 
 
-class Whole:
-    """A file that is sent as one PUT."""
+class Whole(Content):
+    """A file that is sent as one PUT. ``on_sent`` gets the number of bytes sent so far."""
+
+    part_size = 0
 
     def __init__(
         self,
         bucket: Bucket,
         ledger: Ledger,
         slots: Slots,
-        algorithm: str,
+        support: Support,
         *,
         prepared: Prepared,
         on_sent: Callable[[int], None],
     ) -> None:
         self._bucket, self._ledger, self._slots = bucket, ledger, slots
-        self._algorithm, self._prepared, self._on_sent = algorithm, prepared, on_sent
-        self.fingerprint, self.checksum = prepared.fingerprint, prepared.checksums[algorithm]
-        self.sha256 = prepared.checksums.get("sha256", "").removeprefix("sha256:")
-
-    part_size = 0
-
-    @property
-    def size(self) -> int:
-        """The file's size in bytes."""
-        return self.fingerprint.size
+        self._support, self._on_sent, self._prepared = support, on_sent, prepared
+        known, self.fingerprint = prepared.checksums, prepared.fingerprint
+        for algorithm in support.algorithms - known.keys():  # the bucket was probed anew since the file was read
+            known[algorithm] = prepared.checksum_like(f"{algorithm}:", self.size, 0)
+        self.checksum = known[support.checksum]
 
     async def checksum_like(self, like: str, part_size: int, size: int | None = None) -> str:
         """Return the checksum in the form of ``like``; hash only if it isn't known."""
@@ -85,35 +82,31 @@ class Whole:
     def use_checksum(self, checksum: str, part_size: int) -> None:
         """Do nothing: the checksum is known."""
 
-    async def send(
-        self, version: FileVersion, decision: Decision, support: Support
-    ) -> tuple[FileVersion, StoredObject | None]:
+    async def send(self, version: FileVersion, decision: Decision) -> tuple[FileVersion, StoredObject | None]:
         """PUT the file and verify the object."""
-        version = await record_intent(self._ledger, version, self, self._prepared.intent(support))
+        version = await record_intent(self._ledger, version, self, self._prepared.intent(self._support))
         passed("put.before")
-        async with self._slots.small() if self.size <= TINY else nullcontext():  # a larger one holds its slot already
-            response = await self._put(version, supported_conditions(decision, support), support)
+        async with self._slots.small if self.size <= TINY else nullcontext():  # a larger one holds its slot already
+            response = await self._put(version, supported_conditions(decision, self._support))
         passed("put.after")
-        if response.status in (404, 412):
-            return version, None
-        return version, await self._verify(version, response, support)
+        if response.status not in (404, 412):
+            return version, await self._verify(version, response)
+        if response.code == "NoSuchBucket":
+            raise fault("no_such_bucket", "404 NoSuchBucket")
+        return version, None
 
-    async def _put(self, version: FileVersion, decision: Decision, support: Support) -> Response:
+    def _put(self, version: FileVersion, decision: Decision) -> Awaitable[Response]:
         """Send the file; the response may be a 412 (another object is under the key). Raises ``Fault``."""
         assert version.key is not None
-        prepared, headers = self._prepared, self._bucket.watch.headers
+        prepared, support, headers = self._prepared, self._support, self._bucket.watch.headers
         if not support.proven and support.checksum != "md5":
             headers = dict([*headers.items(), header_of(prepared.checksums["md5"])])
         body: bytes | Slice | None = prepared.data
         if prepared.fd is not None and (body is None or self._bucket.limited):
             body = Slice(prepared.fd, 0, version.size, whole=True)
-        response = await self._bucket.ask(
+        request = self._bucket.request(
             Operation.PUT,
             version.key,
-            body,
-            # If the object of an If-Match is gone, the response is 404 NoSuchKey (S3) or 412.
-            accept=(404, 412) if decision.if_match else (412,),
-            on_sent=self._on_sent,
             size=version.size,
             content_type=version.content_type,
             checksum=self.checksum,
@@ -121,39 +114,39 @@ class Whole:
             if_none_match=decision.if_none_match,
             if_match=decision.if_match,
         )
-        if response.status == 404 and response.code == "NoSuchBucket":  # noqa: PLR2004
-            raise fault("no_such_bucket", "404 NoSuchBucket")
-        return response
+        # If the object of an If-Match is gone, the response is 404 NoSuchKey (S3) or 412.
+        accept = (404, 412) if decision.if_match else (412,)
+        return self._bucket.send(request, body, accept=accept, on_sent=self._on_sent)
 
-    async def _verify(self, version: FileVersion, response: Response, support: Support) -> StoredObject:
+    async def _verify(self, version: FileVersion, response: Response) -> StoredObject:
         """Return the object that the PUT made; raise ``missing_object`` or ``bad_digest``."""
-        if self._is_proven(response, support):
-            return StoredObject(version.size, response.etag, response.headers.get("x-amz-version-id", ""))
+        support, etag = self._support, response.etag
+        if support.proven:
+            proven = confirms(self.checksum, response.checksum(support.checksum)) and etag != ""
+        else:
+            md5 = self._prepared.checksums["md5"].removeprefix("md5:")
+            proven = proves_upload(response, md5, md5_etags=support.md5_etags) and support.proves
+        if proven:
+            return StoredObject(version.size, etag, response.headers.get("x-amz-version-id", ""))
         key = version.key or ""
         found = await self._bucket.find(key, denied_is_absent=False, with_checksums=support.proven)
         if found is None:
             raise fault("missing_object")
-        if found.size != version.size or not await self._is_ours(key, found, support):
+        if found.size != version.size or not await self._is_ours(key, found):
             raise fault("bad_digest", "the object is not what was sent")
         return found
 
-    async def _is_ours(self, key: str, found: StoredObject, support: Support) -> bool:
+    async def _is_ours(self, key: str, found: StoredObject) -> bool:
         """Return whether an object of our size holds what was sent."""
+        support = self._support
         if support.proven:
-            alike = [each for each in found.checksums if algorithm_of(each) == self._algorithm]
+            alike = [each for each in found.checksums if algorithm_of(each) == support.checksum]
             return confirms(self.checksum, alike[0] if alike else "")
         md5 = self._prepared.checksums["md5"]
         etag_is_md5 = support.md5_etags and is_md5(found.etag) and not found.opaque
         if etag_is_md5 and f"md5:{found.etag.lower()}" != md5:
             return False
         return support.proves or await holds_bytes(self._bucket, key, found, Sent(self.size, md5, 0, ""))
-
-    def _is_proven(self, response: Response, support: Support) -> bool:
-        """Return whether the response proves the upload, and names the object by its ETag."""
-        if not support.proven:
-            md5 = self._prepared.checksums["md5"].removeprefix("md5:")
-            return proves_upload(response, md5, md5_etags=support.md5_etags) and support.proves
-        return confirms(self.checksum, response.checksum(self._algorithm)) and response.etag != ""
 
     def is_unchanged(self) -> bool:
         """Hash the file again, and compare."""

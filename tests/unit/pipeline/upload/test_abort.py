@@ -18,7 +18,10 @@ class Refusing:
     def __init__(self, code: str) -> None:
         self.code = code
 
-    async def ask(self, *_: object, **__: object) -> None:
+    def request(self, *_: object, **__: object) -> None:
+        """Make no request: none is sent."""
+
+    async def send(self, *_: object, **__: object) -> None:
         raise fault(self.code)
 
 
