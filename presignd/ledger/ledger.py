@@ -193,7 +193,7 @@ class Ledger:
         """Move queued versions to uploading; return None for one that ended or was claimed since it was read.
 
         ``attempt`` grows by one. The same commit records each object's intent, before any request, unless the version
-        has one already (see ``upload.content.record_intent``).
+        has one already (see ``upload.transfer.Transfer``).
         """
         return await self._do_all(changes.claim, wanted)
 

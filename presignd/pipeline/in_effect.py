@@ -33,8 +33,8 @@ from presignd.pipeline.unit.gather import Gatherer
 from presignd.pipeline.unit.units import Units
 from presignd.pipeline.upload.breakers import Breakers
 from presignd.pipeline.upload.bucket import Bucket
-from presignd.pipeline.upload.content import Slots
 from presignd.pipeline.upload.multipart import Sweeper
+from presignd.pipeline.upload.slots import Slots
 from presignd.pipeline.upload.uploader import Uploader
 from presignd.pipeline.upload.verify import Verifier
 from presignd.pipeline.watch.watcher import Watcher

@@ -40,13 +40,12 @@ class StoredObject(NamedTuple):
 
 
 class Bucket:
-    """Makes the requests of one watch. ``send`` sends each with a grant of its own, as ``SignedStore.send`` does."""
+    """Makes the requests of one watch, which ``store`` sends, each with a grant of its own."""
 
     def __init__(self, watch: WatchConfig, presign: PresignConfig, upload: UploadConfig, store: SignedStore) -> None:
         self.watch = watch
         self.max_parts = MAX_PARTS
-        self._store = store
-        self.send = store.send
+        self.store = store
         self._configs = presign, upload
         self._put_expires = presign.put_expires
         self._by_name = {watch.bucket: self}
@@ -61,17 +60,17 @@ class Bucket:
     def for_bucket(self, name: str) -> Bucket:
         """Return the ``Bucket`` for bucket ``name`` and this watch: itself, or another with its own probe results."""
         if name not in self._by_name:
-            self._by_name[name] = Bucket(self.watch.model_copy(update={"bucket": name}), *self._configs, self._store)
+            self._by_name[name] = Bucket(self.watch.model_copy(update={"bucket": name}), *self._configs, self.store)
         return self._by_name[name]
 
     @property
     def limited(self) -> bool:
         """Whether a rate limit applies to bodies."""
-        return self._store.client.limited
+        return self.store.client.limited
 
     async def prefix(self) -> str:
         """Return the prefix that the presigner requires of the watch's keys; raise ``PresignerFault``."""
-        return await self._store.presigner.prefix() if needs_prefix(self.watch.key) else ""
+        return await self.store.presigner.prefix() if needs_prefix(self.watch.key) else ""
 
     async def check_key(self) -> str:
         """Return the key that probes write; raise ``PresignerFault``."""
@@ -99,9 +98,9 @@ class Bucket:
         which is safe only if a conditional write follows.
         """
         accept = (403, 404) if denied_is_absent else (404,)
-        signed = with_checksums and signs_checksum_fields(await self._store.presigner.checksums())
+        signed = with_checksums and signs_checksum_fields(await self.store.presigner.checksums())
         mode = CHECKSUM_MODE if signed else ""
-        response = await self.send(self.request(Operation.HEAD, key, checksum_mode=mode), accept=accept)
+        response = await self.store.send(self.request(Operation.HEAD, key, checksum_mode=mode), accept=accept)
         if response.status != 200:  # noqa: PLR2004
             return None
         size = int(response.headers.get("content-length", "-1"))
@@ -110,7 +109,7 @@ class Bucket:
 
     async def read(self, key: str, take: Callable[[bytes], Awaitable[None]]) -> bool:
         """GET an object piece by piece, whatever its size; return False if there is none."""
-        response = await self.send(self.request(Operation.GET, key), accept=(404,), into=take)
+        response = await self.store.send(self.request(Operation.GET, key), accept=(404,), into=take)
         return response.status != 404  # noqa: PLR2004
 
     async def reads_versions(self, key: str, version_id: str) -> bool:
@@ -121,7 +120,7 @@ class Bucket:
         if self._reads_versions is None:
             request = self.request(Operation.HEAD, key, version_id=version_id)
             try:
-                response = await self.send(request, accept=range(400, 600), timeout=self._probe_timeout)
+                response = await self.store.send(request, accept=range(400, 600), timeout=self._probe_timeout)
             except Fault:
                 return False  # the store is unreachable; links can be made without a version
             if response.status in (200, 403, 405, 501):
@@ -168,7 +167,7 @@ class Bucket:
     async def new_probe(self) -> Probe:
         """Return a probe of the check key with the watch's headers; raise ``PresignerFault``."""
         key = await self.check_key()
-        return Probe(self._store, self.watch.bucket, key, self.watch.headers, timeout=self._probe_timeout)
+        return Probe(self.store, self.watch.bucket, key, self.watch.headers, timeout=self._probe_timeout)
 
     async def probe(self) -> Fault | None:
         """Write the check object and HEAD it; return the fault, None if there is none."""
@@ -177,7 +176,7 @@ class Bucket:
                 await self._write_and_find(probe)
         except Fault as problem:
             if isinstance(problem, WatchFault):
-                self._store.presigner.look_again(self.watch.bucket)  # keys may be rotated, or the bucket moved
+                self.store.presigner.look_again(self.watch.bucket)  # keys may be rotated, or the bucket moved
             return problem
         return None
 
@@ -213,7 +212,7 @@ class Bucket:
     async def probe_grant(self) -> Fault | None:
         """Request a grant; return the fault, None if the presigner works."""
         try:
-            await self._store.grant(self.request(Operation.HEAD, await self.check_key()))
+            await self.store.grant(self.request(Operation.HEAD, await self.check_key()))
         except (PresignerFault, GrantFault) as problem:
             return problem
         except Fault:

@@ -9,21 +9,46 @@ without a response, if a ledger was lost, and on stores that return no ETag.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import replace
 
 from presignd.errors import WatchFault, fault
-from presignd.model import Sent
+from presignd.model import Fingerprint, Sent
 from presignd.pipeline.files.hash import Digest
 from presignd.pipeline.upload.bucket import Bucket, StoredObject
 from presignd.pipeline.upload.collision import Occupant
-from presignd.pipeline.upload.content import Content
 from presignd.s3.checksums import STRONG, algorithm_of, is_of_whole
 from presignd.s3.responses import is_md5
 from presignd.system.threads import in_background
 
 CANT_READ = ("access_denied", "not_allowed")
 """Refusals of the GET: an object that can't be read counts as foreign."""
+
+
+class Content(ABC):
+    """What is uploaded.
+
+    ``fingerprint`` was taken before the first byte was read. ``checksum`` is that for the receipt, "" while it isn't
+    known; ``part_size`` are the bytes in a part, for a checksum of parts, 0 for a file sent as one PUT.
+    """
+
+    fingerprint: Fingerprint
+    checksum: str = ""
+    part_size: int = 0
+
+    @property
+    def size(self) -> int:
+        """The content's size in bytes."""
+        return self.fingerprint.size
+
+    @abstractmethod
+    async def checksum_like(self, like: str, part_size: int, size: int | None = None) -> str:
+        """Return the content's checksum, or that of its first ``size`` bytes, in the form of ``like``."""
+
+    @abstractmethod
+    def use_checksum(self, checksum: str, part_size: int) -> None:
+        """Use the checksum of a stored object with the same bytes for the receipt, unless one is known."""
 
 
 async def identify(

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
-from presignd.config import UploadConfig
 from presignd.errors import fault
-from presignd.ledger import Ledger
-from presignd.model import FileVersion
+from presignd.model import Fingerprint
 from presignd.pipeline.put import Stream
-from presignd.pipeline.upload.bucket import Bucket, StoredObject
+from presignd.pipeline.upload.bucket import StoredObject
 from presignd.pipeline.upload.collision import Decision
-from presignd.pipeline.upload.content import Slots
-from presignd.pipeline.upload.multipart import InParts, first_fault
+from presignd.pipeline.upload.multipart import InParts
 from presignd.s3.responses import is_md5
-from presignd.store.support import Support
 
 
 class Streamed(InParts):
@@ -25,21 +20,16 @@ class Streamed(InParts):
     was aborted elsewhere, or another object was written under the key), the stream fails with ``stream_lost``.
     """
 
-    def __init__(
-        self,
-        bucket: Bucket,
-        ledger: Ledger,
-        slots: Slots,
-        support: Support,
-        upload: UploadConfig,
-        *,
-        stream: Stream,
-        version: FileVersion,
-        on_sent: Callable[[int], None],
-    ) -> None:
-        self._stream = stream
-        super().__init__(bucket, ledger, slots, support, upload, fd=stream.fd, recheck=lambda: None, on_sent=on_sent)
-        self.fingerprint, self.part_size, self.checksum = version.fingerprint, version.part_size, stream.checksum
+    @property
+    def _stream(self) -> Stream:
+        assert self._put is not None
+        assert self._put.stream is not None
+        return self._put.stream
+
+    async def _read(self) -> None:
+        await super()._read()
+        version = self._version
+        self.fingerprint, self.part_size, self.checksum = version.fingerprint, version.part_size, self._stream.checksum
 
     @property
     def size(self) -> int:
@@ -50,33 +40,30 @@ class Streamed(InParts):
         """Return the checksum; "" while it isn't known. It can't be computed in another form any more."""
         return self._stream.checksum
 
-    async def send(self, version: FileVersion, decision: Decision) -> tuple[FileVersion, StoredObject | None]:
+    async def _send_content(self, decision: Decision) -> StoredObject:
         """Send the stream to its end, and complete the upload."""
-        if self._stream.released and not version.upload_id:
+        if self._stream.released and not self._version.upload_id:
             raise fault("stream_lost", "the store no longer has its first parts")
-        version, found = await super().send(version, decision)
+        found = await super()._send_content(decision)
         if found is None:
             raise fault("stream_lost", "another object was written under its key meanwhile")
-        self.fingerprint = version.fingerprint
-        return version, found
+        self.fingerprint = self._version.fingerprint
+        return found
 
-    async def _send_missing(self, version: FileVersion) -> FileVersion:
-        """Send each part once it is whole; return the version with the stream's size."""
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                failing = tasks.create_task(self._stream.fails())
-                senders = range(self._upload.part_concurrency)
-                await asyncio.wait([tasks.create_task(self._send_next(version)) for _ in senders])
-                failing.cancel()
-        except BaseExceptionGroup as group:
-            raise await self._abort_if_lost(version, first_fault(group)) from None
+    async def _send_missing(self) -> None:
+        """Send each part once it is whole; record the stream's size."""
+        async with asyncio.TaskGroup() as tasks:
+            failing = tasks.create_task(self._stream.fails())
+            senders = range(self._upload.part_concurrency)
+            await asyncio.wait([tasks.create_task(self._send_next()) for _ in senders])
+            failing.cancel()
         # Crash window: after the next step, a version without its recorded size would not find its own object by size.
-        return await self._ledger.update(version, fingerprint=self._stream.fingerprint())
+        self._version = await self._ledger.update(self._version, fingerprint=self._stream.fingerprint())
 
-    async def _send_next(self, version: FileVersion) -> None:
+    async def _send_next(self) -> None:
         while (piece := await self._stream.take()) is not None:
             try:
-                await self._send_piece(version, piece)
+                await self._send_piece(piece)
             except BaseException:
                 self._stream.give_back(piece)
                 raise
@@ -84,6 +71,9 @@ class Streamed(InParts):
 
     def _check_unchanged(self) -> None:
         """Do nothing: no other program has the file."""
+
+    def _recheck(self) -> Fingerprint:
+        return self.fingerprint  # as above
 
     def _made(self, checksum: str) -> None:
         super()._made(checksum)

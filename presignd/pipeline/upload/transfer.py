@@ -1,4 +1,4 @@
-"""Upload one version: open its file, hash it, name its key, send it.
+"""Upload one version: open its file, read it, name its key, send it (``whole.py``, ``multipart.py``, ``streamed.py``).
 
 ``Transfer.run`` returns the receipt for the ledger, or raises: a ``Fault``, which ``pipeline.faults`` handles,
 ``Vanished`` if no file is there, ``Writing`` if a program still writes it.
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+from abc import abstractmethod
 from collections.abc import Awaitable, Collection
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 
 from presignd.config import UploadConfig, WatchConfig
@@ -18,7 +19,7 @@ from presignd.ledger import Ledger
 from presignd.model import FileVersion, Fingerprint
 from presignd.pipeline.faults import Vanished, Writing
 from presignd.pipeline.files.folder import Folder, Gone, NotRegular, os_errors_as_faults
-from presignd.pipeline.files.hash import TINY, Prepared, Read, fingerprint_of, prepare, prepare_to_keep
+from presignd.pipeline.files.hash import TINY, Prepared, Read, checksum_like, fingerprint_of, prepare_to_keep
 from presignd.pipeline.files.lease import has_writer
 from presignd.pipeline.intake import may_number, needs_hash, refuse_too_large, render_for
 from presignd.pipeline.put import PutRequest
@@ -26,21 +27,20 @@ from presignd.pipeline.stage import Item, Receipt
 from presignd.pipeline.upload import collision
 from presignd.pipeline.upload.bucket import Bucket, StoredObject
 from presignd.pipeline.upload.collision import Action, Decision, Occupant
-from presignd.pipeline.upload.content import Content, Slots
-from presignd.pipeline.upload.identify import identify
-from presignd.pipeline.upload.multipart import InParts
-from presignd.pipeline.upload.streamed import Streamed
-from presignd.pipeline.upload.whole import Whole
+from presignd.pipeline.upload.identify import Content, identify
+from presignd.pipeline.upload.slots import Slots
 from presignd.store.support import Support
-from presignd.system.filesystem import close_quietly, read_cached
-from presignd.system.threads import in_background, opened
+from presignd.system.filesystem import close_quietly
+from presignd.system.threads import opened
 
 MAX_KEY_ATTEMPTS = 6
 """Tries to store under a key that others write and delete concurrently, before the file is retried with backoff."""
 
 
-class Transfer:
-    """One attempt to upload a version."""
+class Transfer(Content):
+    """One attempt to upload a version: as one PUT, or in parts (``in_parts``)."""
+
+    in_parts = False
 
     def __init__(
         self,
@@ -57,12 +57,8 @@ class Transfer:
         self._bucket, self._watch, self._folder = bucket, bucket.watch, folder
         self._item, self._version, self._ledger, self._upload = item, item.version, ledger, upload
         self._slots, self._host, self._put = slots, host, put
-        # Not a method: transfer and content would reference each other, and only the garbage collector would free them.
-        self._on_sent = partial(_report, item, put)
         self._fd: int
-        self._content: Content
         self._support: Support
-        self._stream = put.stream if put else None
         self._previous, self._key_changed = item.previous, False
 
     def run(self) -> Awaitable[Receipt]:
@@ -73,60 +69,62 @@ class Transfer:
     async def _open_and_send(self) -> Receipt:
         opening = partial(open_to_send, self._folder, self._version, self._put)
         self._fd = await opened(opening, close_quietly, inline=self._folder.inline_limit > 0)
+        # Take the slot before reading, so that a file that waits is not in memory.
+        in_memory = not self.in_parts and self._version.size > TINY
         try:
-            if TINY < self._version.size <= self._upload.multipart_threshold and not self._stream:
-                # Take the slot before reading, so that a file that waits is not in memory.
-                async with self._slots.small:
-                    return await self._send()
-            return await self._send()
+            async with self._slots.small if in_memory else nullcontext():
+                return await self._send()
         finally:
             close_quietly(self._fd)
 
     async def _send(self) -> Receipt:
-        in_parts = self._version.size > self._upload.multipart_threshold or self._stream is not None
-        self._support = await self._bucket.support(in_parts=in_parts)
-        prepared = self._item.prepared
-        self._content = content = await self._open_content() if prepared is None else self._whole(prepared)
-        require_settled(content.fingerprint, self._version)
+        self._support = await self._bucket.support(in_parts=self.in_parts)
+        await self._read()
+        require_settled(self.fingerprint, self._version)
         if self._version.key is None:
             await self._reserve_key()
         stored, adopted = await self._store()
-        is_final = prepared is not None or self._stream is not None
-        fingerprint = content.fingerprint if is_final else await self._require_unchanged()
+        compared = self._item.prepared is None
+        fingerprint = await self._require_unchanged() if compared else self.fingerprint
         self._item.version = self._version
         return Receipt(
             fingerprint,
-            content.checksum,
-            content.part_size,
+            self.checksum,
+            self.part_size,
             stored.etag,
             stored.version_id,
             adopted=adopted,
-            compared=prepared is None,
+            compared=compared,
         )
 
-    # --- hash -----------------------------------------------------------------------------------
-    async def _open_content(self) -> Content:
-        """Return the content of the open file: hashed now if it is one PUT; parts are hashed when they are sent."""
-        upload, size = self._upload, self._version.size
-        if self._stream is None and size <= upload.multipart_threshold:
-            return self._whole(await self._prepare(size, algorithms_for(self._version, self._watch, self._support)))
-        shared = self._bucket, self._ledger, self._slots, self._support, upload
-        if self._stream:
-            return Streamed(*shared, stream=self._stream, version=self._version, on_sent=self._on_sent)
-        gives_way = self._item.gives_way
-        return InParts(*shared, fd=self._fd, recheck=self._recheck, on_sent=self._on_sent, gives_way=gives_way)
+    @abstractmethod
+    async def _read(self) -> None:
+        """Take the fingerprint, and hash the content if it is one PUT: parts are hashed when they are sent."""
 
-    def _whole(self, prepared: Prepared) -> Whole:
-        shared = self._bucket, self._ledger, self._slots, self._support
-        return Whole(*shared, prepared=prepared, on_sent=self._on_sent)
+    @abstractmethod
+    async def _send_content(self, decision: Decision) -> StoredObject | None:
+        """Store the content under the version's key; return None if another object was written there (412)."""
 
-    async def _prepare(self, size: int, algorithms: Collection[str]) -> Prepared:
-        """Hash a file: on the event loop if it is tiny and in the page cache, else in a thread."""
-        max_in_memory = self._upload.memory // (2 * self._upload.concurrency)  # streamed bodies use as much
-        if size <= TINY:
-            with suppress(BlockingIOError):
-                return prepare(self._fd, size, algorithms, max_in_memory=max_in_memory, read=read_cached)
-        return await in_background(prepare, self._fd, size, algorithms, max_in_memory=max_in_memory)
+    async def _record_intent(self, checksum: str) -> None:
+        """Commit the checksum that identifies the object: if it is an MD5, the object's ETag will equal it.
+
+        Crash window: the object is stored and its receipt isn't. If the file has other content by then, its newer
+        version finds by this intent that the object belongs to its path, and replaces it. So an intent is only replaced
+        by one of the same content, in another algorithm: if a file of the same size and mtime but other content was
+        renamed over the file while it waited, that is another version, too.
+        """
+        version, before = self._version, self._version.intent
+        if before == checksum:
+            return
+        if not before.endswith(":") and before and await self.checksum_like(before, version.part_size) != before:
+            raise fault("changed_while_uploading", "it was sent with other content before")
+        self._version = await self._ledger.update(version, etag=checksum.removeprefix("md5:"))
+
+    def _on_sent(self, total: int) -> None:
+        """Note the number of bytes that the store has or is being sent."""
+        self._item.update(total)
+        if self._put:
+            self._put.progress(total)
 
     # --- name and send --------------------------------------------------------------------------
     async def _reserve_key(self, *, after_key: str = "") -> None:
@@ -134,7 +132,7 @@ class Transfer:
         watch, version = self._watch, self._version
         base = version.base_key
         if not base:
-            sha256 = await self._content.checksum_like("sha256:", 0) if needs_hash(watch.key) else ""
+            sha256 = await self.checksum_like("sha256:", 0) if needs_hash(watch.key) else ""
             base = render_for(
                 watch,
                 version.path,
@@ -163,8 +161,7 @@ class Transfer:
                 await self._reserve_key(after_key=self._key)
                 self._key_changed, head = True, False
                 continue
-            self._version, stored = await self._content.send(self._version, decision)
-            if stored:
+            if stored := await self._send_content(decision):
                 return stored, False
             head = True  # another object was written under the key
         raise fault("precondition_failed")
@@ -176,10 +173,10 @@ class Transfer:
 
     async def _decide(self, *, head: bool) -> Decision:
         """Decide what to do under the key; send a HEAD first if ``head`` or ``needs_head`` requires it."""
-        policy, previous, support, content = self._watch.collision, self._previous, self._support, self._content
+        policy, previous, support = self._watch.collision, self._previous, self._support
         # The content of a large file isn't hashed yet, so its key is always looked at.
-        if not head and content.checksum:
-            same = previous is not None and await _is_content_of(previous, content)
+        if not head and self.checksum:
+            same = previous is not None and await self._is_content_of(previous)
             if not collision.needs_head(self._version, previous, support, same_content=same):
                 return collision.decide_unseen(previous, policy)
         found = await self._bucket.find(
@@ -191,6 +188,12 @@ class Transfer:
             raise fault("exists", self._key)
         return decision
 
+    async def _is_content_of(self, previous: FileVersion) -> bool:
+        """Return whether the content is known to be that of an earlier version."""
+        if not previous.checksum or previous.size != self.size:
+            return False
+        return await self.checksum_like(previous.checksum, previous.part_size) == previous.checksum
+
     async def _identify(self, found: StoredObject) -> Occupant:
         # The intent of this attempt can't identify an object that was there before: another's object of the same CRC
         # must not count as ours.
@@ -201,13 +204,13 @@ class Transfer:
         # The ETag of an object in parts may be 32 hex digits that are no MD5 (the first probe is of a PUT only).
         md5_etags = (await self._bucket.support()).md5_etags and support.md5_etags
         return await identify(
-            found, self._content, sent, self._bucket, self._key, md5_etags=md5_etags, may_be_partial=may_be_partial
+            found, self, sent, self._bucket, self._key, md5_etags=md5_etags, may_be_partial=may_be_partial
         )
 
     # --- the file did not change ------------------------------------------------------------------
     async def _require_unchanged(self) -> Fingerprint:
         """Compare the file with what was sent; in a thread, unless the folder is fast and nothing changed."""
-        if self._folder.inline_limit and (now := fingerprint_of(self._fd)) == self._content.fingerprint:
+        if self._folder.inline_limit and (now := fingerprint_of(self._fd)) == self.fingerprint:
             self._require_same_path(now)
             return now
         return await asyncio.to_thread(self._recheck)
@@ -218,11 +221,14 @@ class Transfer:
         If only inode or ctime changed (chmod, another link), the content is hashed again. If the path is gone, the
         object holds the file's last content, which was read in full.
         """
-        was, now = self._content.fingerprint, fingerprint_of(self._fd)
-        if now != was and not (now.same_data(was) and self._content.is_unchanged()):
+        now = fingerprint_of(self._fd)
+        if now != self.fingerprint and not (now.same_data(self.fingerprint) and self._is_same_content()):
             raise fault("changed_while_uploading", "its content changed")
         self._require_same_path(now)
         return now
+
+    def _is_same_content(self) -> bool:
+        return checksum_like(self._fd, self.checksum, self.size, self.part_size) == self.checksum
 
     def _require_same_path(self, now: Fingerprint) -> None:
         if self._put or self._version.path.startswith(b"/"):
@@ -230,13 +236,6 @@ class Transfer:
         with suppress(Gone, NotRegular):
             if Fingerprint.of(self._folder.stat(self._version.path)) != now:
                 raise fault("changed_while_uploading", "another file took its place")
-
-
-async def _is_content_of(previous: FileVersion, content: Content) -> bool:
-    """Return whether a content is known to be that of an earlier version."""
-    if not previous.checksum or previous.size != content.size:
-        return False
-    return await content.checksum_like(previous.checksum, previous.part_size) == previous.checksum
 
 
 def open_to_send(folder: Folder, version: FileVersion, put: PutRequest | None) -> int:
@@ -282,9 +281,3 @@ def require_settled(found: Fingerprint, version: FileVersion) -> None:
     """Raise if this is not the content that settled; a chmod, another link or a restore is no change."""
     if not found.same_data(version.fingerprint):
         raise fault("changed_while_uploading", "it changed after it was settled")
-
-
-def _report(item: Item, put: PutRequest | None, total: int) -> None:
-    item.update(total)
-    if put:
-        put.progress(total)

@@ -16,8 +16,11 @@ from presignd.pipeline.put import PutRequest, PutRequests
 from presignd.pipeline.stage import MOST, TURN, Ahead, Item, Receipt, UrgentFirst, outcomes
 from presignd.pipeline.unit.manifest import open_made
 from presignd.pipeline.upload.bucket import Bucket
-from presignd.pipeline.upload.content import Slots
+from presignd.pipeline.upload.multipart import InParts
+from presignd.pipeline.upload.slots import Slots
+from presignd.pipeline.upload.streamed import Streamed
 from presignd.pipeline.upload.transfer import Transfer, algorithms_for, read_whole
+from presignd.pipeline.upload.whole import Whole
 from presignd.runtime.heartbeat import alive
 from presignd.store.support import Support
 from presignd.system.filesystem import close_quietly, read_cached
@@ -144,7 +147,12 @@ class Uploader:
 
     def _transfer(self, item: Item, put: PutRequest | None) -> Awaitable[Receipt]:
         version = item.version
-        return Transfer(
+        kind: type[Transfer] = Whole
+        if put and put.stream:
+            kind = Streamed
+        elif version.size > self._config.multipart_threshold:
+            kind = InParts
+        return kind(
             self._bucket(version),
             self._folders[version.watch],
             item,

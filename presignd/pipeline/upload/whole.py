@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
+from collections.abc import Awaitable
+from contextlib import nullcontext, suppress
 
 from presignd.errors import fault
-from presignd.ledger import Ledger
-from presignd.model import FileVersion, Sent
-from presignd.pipeline.files.hash import TINY, Prepared
-from presignd.pipeline.upload.bucket import Bucket, StoredObject
+from presignd.model import Sent
+from presignd.pipeline.files.hash import TINY, Prepared, prepare
+from presignd.pipeline.upload.bucket import StoredObject
 from presignd.pipeline.upload.collision import Decision, supported_conditions
-from presignd.pipeline.upload.content import Content, Slots, record_intent
 from presignd.pipeline.upload.identify import holds_bytes
+from presignd.pipeline.upload.transfer import Transfer, algorithms_for
 from presignd.presign import Operation
 from presignd.runtime.crash_points import passed
 from presignd.s3.checksums import algorithm_of, header_of
 from presignd.s3.responses import Response, is_md5
 from presignd.store.client import Slice
-from presignd.store.support import Support
+from presignd.system.filesystem import read_cached
 from presignd.system.threads import in_background
 
 
@@ -48,27 +47,24 @@ def proves_upload(response: Response, md5: str, *, md5_etags: bool) -> bool:
     return False
 
 
-class Whole(Content):
-    """A file that is sent as one PUT. ``on_sent`` gets the number of bytes sent so far."""
+class Whole(Transfer):
+    """Uploads a file as one PUT."""
 
-    part_size = 0
-
-    def __init__(
-        self,
-        bucket: Bucket,
-        ledger: Ledger,
-        slots: Slots,
-        support: Support,
-        *,
-        prepared: Prepared,
-        on_sent: Callable[[int], None],
-    ) -> None:
-        self._bucket, self._ledger, self._slots = bucket, ledger, slots
-        self._support, self._on_sent, self._prepared = support, on_sent, prepared
-        known, self.fingerprint = prepared.checksums, prepared.fingerprint
+    async def _read(self) -> None:
+        prepared, support = self._item.prepared or await self._prepare(), self._support
+        self._prepared, known = prepared, prepared.checksums
         for algorithm in support.algorithms - known.keys():  # the bucket was probed anew since the file was read
-            known[algorithm] = prepared.checksum_like(f"{algorithm}:", self.size, 0)
-        self.checksum = known[support.checksum]
+            known[algorithm] = prepared.checksum_like(f"{algorithm}:", self._version.size, 0)
+        self.fingerprint, self.checksum = prepared.fingerprint, known[support.checksum]
+
+    async def _prepare(self) -> Prepared:
+        """Hash a file: on the event loop if it is tiny and in the page cache, else in a thread."""
+        size, algorithms = self._version.size, algorithms_for(self._version, self._watch, self._support)
+        max_in_memory = self._upload.memory // (2 * self._upload.concurrency)  # streamed bodies use as much
+        if size <= TINY:
+            with suppress(BlockingIOError):
+                return prepare(self._fd, size, algorithms, max_in_memory=max_in_memory, read=read_cached)
+        return await in_background(prepare, self._fd, size, algorithms, max_in_memory=max_in_memory)
 
     async def checksum_like(self, like: str, part_size: int, size: int | None = None) -> str:
         """Return the checksum in the form of ``like``; hash only if it isn't known."""
@@ -82,33 +78,32 @@ class Whole(Content):
     def use_checksum(self, checksum: str, part_size: int) -> None:
         """Do nothing: the checksum is known."""
 
-    async def send(self, version: FileVersion, decision: Decision) -> tuple[FileVersion, StoredObject | None]:
+    async def _send_content(self, decision: Decision) -> StoredObject | None:
         """PUT the file and verify the object."""
-        version = await record_intent(self._ledger, version, self, self._prepared.intent(self._support))
+        await self._record_intent(self._prepared.intent(self._support))
         passed("put.before")
         async with self._slots.small if self.size <= TINY else nullcontext():  # a larger one holds its slot already
-            response = await self._put(version, supported_conditions(decision, self._support))
+            response = await self._put_file(supported_conditions(decision, self._support))
         passed("put.after")
         if response.status not in (404, 412):
-            return version, await self._verify(version, response)
+            return await self._verify(response)
         if response.code == "NoSuchBucket":
             raise fault("no_such_bucket", "404 NoSuchBucket")
-        return version, None
+        return None
 
-    def _put(self, version: FileVersion, decision: Decision) -> Awaitable[Response]:
+    def _put_file(self, decision: Decision) -> Awaitable[Response]:
         """Send the file; the response may be a 412 (another object is under the key). Raises ``Fault``."""
-        assert version.key is not None
-        prepared, support, headers = self._prepared, self._support, self._bucket.watch.headers
+        prepared, support, headers = self._prepared, self._support, self._watch.headers
         if not support.proven and support.checksum != "md5":
             headers = dict([*headers.items(), header_of(prepared.checksums["md5"])])
         body: bytes | Slice | None = prepared.data
         if prepared.fd is not None and (body is None or self._bucket.limited):
-            body = Slice(prepared.fd, 0, version.size, whole=True)
+            body = Slice(prepared.fd, 0, self.size, whole=True)
         request = self._bucket.request(
             Operation.PUT,
-            version.key,
-            size=version.size,
-            content_type=version.content_type,
+            self._key,
+            size=self.size,
+            content_type=self._version.content_type,
             checksum=self.checksum,
             headers=headers,
             if_none_match=decision.if_none_match,
@@ -116,9 +111,9 @@ class Whole(Content):
         )
         # If the object of an If-Match is gone, the response is 404 NoSuchKey (S3) or 412.
         accept = (404, 412) if decision.if_match else (412,)
-        return self._bucket.send(request, body, accept=accept, on_sent=self._on_sent)
+        return self._bucket.store.send(request, body, accept=accept, on_sent=self._on_sent)
 
-    async def _verify(self, version: FileVersion, response: Response) -> StoredObject:
+    async def _verify(self, response: Response) -> StoredObject:
         """Return the object that the PUT made; raise ``missing_object`` or ``bad_digest``."""
         support, etag = self._support, response.etag
         if support.proven:
@@ -127,16 +122,15 @@ class Whole(Content):
             md5 = self._prepared.checksums["md5"].removeprefix("md5:")
             proven = proves_upload(response, md5, md5_etags=support.md5_etags) and support.proves
         if proven:
-            return StoredObject(version.size, etag, response.headers.get("x-amz-version-id", ""))
-        key = version.key or ""
-        found = await self._bucket.find(key, denied_is_absent=False, with_checksums=support.proven)
+            return StoredObject(self.size, etag, response.headers.get("x-amz-version-id", ""))
+        found = await self._bucket.find(self._key, denied_is_absent=False, with_checksums=support.proven)
         if found is None:
             raise fault("missing_object")
-        if found.size != version.size or not await self._is_ours(key, found):
+        if found.size != self.size or not await self._is_ours(found):
             raise fault("bad_digest", "the object is not what was sent")
         return found
 
-    async def _is_ours(self, key: str, found: StoredObject) -> bool:
+    async def _is_ours(self, found: StoredObject) -> bool:
         """Return whether an object of our size holds what was sent."""
         support = self._support
         if support.proven:
@@ -146,8 +140,4 @@ class Whole(Content):
         etag_is_md5 = support.md5_etags and is_md5(found.etag) and not found.opaque
         if etag_is_md5 and f"md5:{found.etag.lower()}" != md5:
             return False
-        return support.proves or await holds_bytes(self._bucket, key, found, Sent(self.size, md5, 0, ""))
-
-    def is_unchanged(self) -> bool:
-        """Hash the file again, and compare."""
-        return self._prepared.checksum_like(self.checksum, self.size, 0) == self.checksum
+        return support.proves or await holds_bytes(self._bucket, self._key, found, Sent(self.size, md5, 0, ""))

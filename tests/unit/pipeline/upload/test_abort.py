@@ -16,7 +16,7 @@ class Refusing:
     """A bucket whose store refuses every request for one reason."""
 
     def __init__(self, code: str) -> None:
-        self.code = code
+        self.code, self.store = code, self
 
     def request(self, *_: object, **__: object) -> None:
         """Make no request: none is sent."""

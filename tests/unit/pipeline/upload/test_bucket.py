@@ -49,7 +49,7 @@ def bucket_of(presigner: Any) -> Bucket:
 async def test_a_refused_grant_is_its_requests_fault(*, raises: bool) -> None:
     refused = bucket(fault("key_refused", "no such key"), raises=raises)
     with pytest.raises(Fault) as caught:
-        await refused.send(refused.request(Operation.HEAD, "a"))
+        await refused.store.send(refused.request(Operation.HEAD, "a"))
     assert caught.value.code == "key_refused"
 
 

@@ -14,7 +14,7 @@ from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.lease import ignore_sigio
 from presignd.pipeline.put import PutRequests
 from presignd.pipeline.stage import Item
-from presignd.pipeline.upload.content import Slots
+from presignd.pipeline.upload.slots import Slots
 from presignd.pipeline.upload.uploader import Uploader
 from presignd.store.support import Support
 from tests.versions import in_state
