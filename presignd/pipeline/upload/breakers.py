@@ -79,14 +79,10 @@ class Breaker:
         """
         if self.trip:
             return False
-        if self._deciding is None:
+        if self._deciding is None or self._deciding.done():
             self._deciding = asyncio.create_task(self._decide(problem, again=again), name="breaker decides")
-            self._deciding.add_done_callback(self._decided)
         with resting():  # each request of the probe has a deadline of its own
             return await asyncio.shield(self._deciding)
-
-    def _decided(self, _: asyncio.Task[bool]) -> None:
-        self._deciding = None
 
     async def _decide(self, met: Fault, *, again: bool) -> bool:
         flaps = self._now() - self._reset_at < STEADY
@@ -96,20 +92,20 @@ class Breaker:
             return True
         self._failures = self._failures if flaps else 0
         self.trip = Trip(problem, self._now())
-        self._waiting = asyncio.create_task(self._until_reset(problem, self.trip.since), name="breaker waits")
+        self._waiting = asyncio.create_task(self._until_reset(self.trip.since), name="breaker waits")
         self._on_trip(problem)
         self._changed()
         return False
 
-    async def _until_reset(self, problem: Fault | None, since: datetime) -> None:
-        while problem is not None:
+    async def _until_reset(self, since: datetime) -> None:
+        while self.trip:
+            problem = self.trip.fault
             self._failures += 1
             await self._sleep(problem.retry_after or self._backoff(self._failures, base=PROBE_BASE, cap=PROBE_CAP))
-            problem = await self._ask()
-            if problem is not None:
-                self.trip = Trip(problem, since)
-        self.trip, self._reset_at = None, self._now()
-        self._on_reset((self._now() - since).total_seconds())
+            found = await self._ask()
+            self.trip = Trip(found, since) if found else None
+        self._reset_at = self._now()
+        self._on_reset((self._reset_at - since).total_seconds())
         self._changed()
 
     async def _ask(self) -> Fault | None:
@@ -195,7 +191,7 @@ class Breakers:
         trip: str,
         reset: str,
         *,
-        buckets: Iterable[Bucket] = (),
+        buckets: Iterable[Bucket],
         **fields: Any,
     ) -> Breaker:
         """Make a breaker. At its reset ``buckets`` are probed anew: there may be another store at this address now."""
