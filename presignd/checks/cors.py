@@ -35,7 +35,7 @@ async def cors_result(store: SignedStore, bucket: str, prefix: str, origin: str)
             problem for method in METHODS for problem in await preflight(store, grant, method, origin, CONDITION)
         ]
         sent = replace(grant, headers={**grant.headers, "Origin": origin})
-        problems += answer_problems(await store.deliver(sent, BODY), origin)
+        problems += answer_problems(await store.client.send(sent, BODY), origin)
         await store.send(GrantRequest(Operation.DELETE, bucket, key, EXPIRES), accept=(403, 404))
     except Fault as fault:
         return warn(name, f"can't be tried: {fault.message}", fault.fix)

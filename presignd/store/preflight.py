@@ -26,7 +26,7 @@ async def preflight(
     asked = {"Origin": origin, "Access-Control-Request-Method": method}
     asked["Access-Control-Request-Headers"] = ",".join(needed)
     sent = replace(grant, method="OPTIONS", headers=asked)
-    response = await store.deliver(sent, accept=_ANY_STATUS, timeout=timeout)
+    response = await store.client.send(sent, accept=_ANY_STATUS, timeout=timeout)
     return preflight_problems(response, method, needed, origin)
 
 

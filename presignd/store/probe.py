@@ -272,7 +272,8 @@ class Probe:
             await self.write()
             grant = await self._store.grant(self._request(Operation.HEAD, headers=self._customer_key))
             wrong = re.sub(r"(?<=X-Amz-Signature=)[0-9a-f]+", 64 * "0", grant.url)
-            response = await self._store.deliver(replace(grant, url=wrong), accept=REFUSALS, timeout=self._timeout)
+            sent = replace(grant, url=wrong)
+            response = await self._store.client.send(sent, accept=REFUSALS, timeout=self._timeout)
             if response.status != NOT_FOUND:
                 return response.status // 100 != 2  # noqa: PLR2004 - 2xx
         return True
@@ -295,12 +296,12 @@ class Probe:
     async def _put_unsigned(self, headers: Mapping[str, str]) -> bool:
         grant = await self._store.grant(self._other(Operation.PUT, size=len(BODY), checksum=md5_of(BODY)))
         more = replace(grant, headers={**grant.headers, **headers})
-        return _is_done(await self._store.deliver(more, BODY, accept=REFUSALS, timeout=self._timeout))
+        return _is_done(await self._store.client.send(more, BODY, accept=REFUSALS, timeout=self._timeout))
 
     async def _is_public(self, key: str) -> bool:
         grant = await self._store.grant(replace(self._request(Operation.GET), key=key))
         unsigned = replace(grant, url=grant.url.partition("?")[0])
-        return _is_done(await self._store.deliver(unsigned, accept=REFUSALS, timeout=self._timeout))
+        return _is_done(await self._store.client.send(unsigned, accept=REFUSALS, timeout=self._timeout))
 
     async def mixes_uploads(self) -> bool:
         """Return whether an upload begun under one key can be listed or completed under another."""
@@ -435,8 +436,7 @@ class Probe:
         return replace(self._request(operation, **more), key=self._other_key)
 
     async def _send(self, request: GrantRequest, body: bytes | None, accept: Collection[int] = ()) -> Response:
-        grant = await self._store.grant(request)
-        return await self._store.deliver(grant, body, accept=accept, timeout=self._timeout)
+        return await self._store.send(request, body, accept=accept, timeout=self._timeout)
 
     def _noted(self, response: Response) -> Response:
         """Remember the version that a write made, for ``remove``."""

@@ -20,7 +20,7 @@ LEAST_LEFT = 30.0
 
 
 class SignedStore:
-    """Signs each request when it is about to be sent, and sends it."""
+    """Signs each request when it is about to be sent, and sends it; ``client`` sends one that was signed before."""
 
     def __init__(self, presigner: Presigner, client: StoreClient) -> None:
         self.presigner, self.client = presigner, client
@@ -35,12 +35,6 @@ class SignedStore:
         if left < LEAST_LEFT:
             raise fault("expired_grant", f"{left:.0f} s left when it came")
         return grant
-
-    async def deliver(
-        self, grant: Grant, body: bytes | None = None, *, accept: Collection[int] = (), timeout: float | None = None
-    ) -> Response:
-        """Send a granted request; raise a ``Fault`` for statuses other than 2xx and ``accept``."""
-        return await self.client.send(grant, body, accept=accept, timeout=timeout)
 
     async def send(
         self,

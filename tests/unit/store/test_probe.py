@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -48,7 +49,14 @@ class FakeStore:
         self.requests.append(request)
         return Grant(METHODS[request.operation], SIGNED, {}, NOW + timedelta(hours=1), NOW)
 
-    async def deliver(self, grant: Grant, *_: object, accept: Collection[int] = (), timeout: float) -> Response:
+    @property
+    def client(self) -> SimpleNamespace:
+        return SimpleNamespace(send=self._send_granted)
+
+    async def send(self, request: GrantRequest, *_: object, accept: Collection[int], timeout: float) -> Response:
+        return await self._send_granted(await self.grant(request), accept=accept, timeout=timeout)
+
+    async def _send_granted(self, grant: Grant, *_: object, accept: Collection[int], timeout: float) -> Response:
         assert timeout == TIMEOUT
         request, signed = self.requests[-1], grant.url == SIGNED
         answer = self.says(request, signed) or self._s3(request, signed=signed)

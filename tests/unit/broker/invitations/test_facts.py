@@ -27,11 +27,12 @@ class Store:
 
     def __init__(self, answer: Response | Fault, **found: Any) -> None:
         self.answer, self.found, self.probes = answer, found, 0
+        self.client = self
 
     async def grant(self, _request: object) -> Grant:
         return Grant("PUT", "http://store/", {}, NOW, NOW)
 
-    async def deliver(self, _grant: object, **_how: object) -> Response:
+    async def send(self, _grant: object, **_how: object) -> Response:
         if isinstance(self.answer, Fault):
             raise self.answer
         return self.answer
