@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import socket
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -22,7 +21,7 @@ from presignd.ledger.changes import Change, Claim
 from presignd.model import FileVersion, Fingerprint, LinksMark, Listed, Source
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.ignore import Ignore
-from presignd.pipeline.intake import Intake
+from presignd.pipeline.intake import make_version
 from presignd.pipeline.watch.scan import Scan
 from presignd.states import Event
 
@@ -33,19 +32,19 @@ async def fill(config: Path, listing: Path) -> None:
     """Record all files that are not recorded yet as uploaded, and list all."""
     loaded = load(config).config
     (watch,) = loaded.watches
-    ledger, intake = await open_ledger(loaded.ledger.path), Intake(loaded.watches, socket.gethostname())
+    ledger = await open_ledger(loaded.ledger.path)
     mark = await ledger.links_mark()
     assert mark is not None, "the daemon before uploaded something"
     with listing.open("w", encoding="utf-8") as lines:
         for batch in Scan(Folder(watch), Ignore.of(watch)).batches():
             lines.writelines(f"{size}\t{mtime_ns}\t{path.decode()}\n" for path, _, size, mtime_ns, _ in batch)
-            await _record(ledger, intake, watch, await ledger.differing(watch.name, batch), mark)
+            await _record(ledger, watch, await ledger.differing(watch.name, batch), mark)
     await ledger.close(clean=True)
 
 
-async def _record(ledger: Ledger, intake: Intake, watch: WatchConfig, files: Sequence[Listed], mark: LinksMark) -> None:
+async def _record(ledger: Ledger, watch: WatchConfig, files: Sequence[Listed], mark: LinksMark) -> None:
     """Take new files through all states, with the columns that an upload of each fills."""
-    new = [intake.make_version(watch.name, path, Fingerprint(*rest), Source.EVENT) for path, *rest in files]
+    new = [make_version(watch, path, Fingerprint(*rest), Source.EVENT) for path, *rest in files]
     queued = [done.version for done in await ledger.enqueue(new)]
     claimed = [found.version for found in await ledger.claim([Claim(version) for version in queued]) if found]
     at = datetime.now(UTC)

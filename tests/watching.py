@@ -98,7 +98,7 @@ async def watching(tmp_path: Path, *, pauses: Pauses = PAUSES, **options: Any) -
     async def is_there(_: FileVersion) -> bool:
         return True
 
-    settler = Settler(ledger, record, "host", markers=Markers(), on_return=is_there, ahead=lambda _: None)
+    settler = Settler(ledger, record, markers=Markers(), on_return=is_there, ahead=lambda _: None)
     watcher = Watcher(config, folder, settler, ledger, log, on_vanished=vanished.extend, pauses=pauses)
     drop = Drop(root, ledger, folder, settler, watcher, versions, vanished, capture.entries)
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -195,7 +194,6 @@ def _make_settler(in_effect: InEffect, ledger: Ledger, recorder: Recorder, marke
     return Settler(
         ledger,
         recorder.record,
-        socket.gethostname(),
         markers=markers,
         on_return=in_effect.rewrite_link_file,
         ahead=in_effect.ahead,

@@ -13,7 +13,7 @@ from presignd.control.view import View
 from presignd.ledger.lock import DaemonLock
 from presignd.model import Source
 from presignd.pipeline.announce import shown_path
-from presignd.pipeline.intake import UPLOAD_PRIORITIES
+from presignd.pipeline.intake import UPLOAD_PRIORITIES, make_version
 from presignd.runtime.tasks import looping
 
 SWEEP_SECONDS = 5.0
@@ -48,19 +48,19 @@ async def dry_run(config: Config) -> AsyncIterator[dict[str, Any]]:
 
     A key that depends on the content is known once that is read: its template stands for it.
     """
-    templates = {watch.name: watch.key for watch in config.watches}
     with DaemonLock(config.ledger.path):
         async with open_pipeline(config, Purpose.QUERY) as pipeline:
             work = pipeline.in_effect.work
             for watcher in pipeline.watchers:
-                prefix = await work.buckets[watcher.name].prefix()
+                bucket = work.buckets[watcher.name]
+                prefix = await bucket.prefix()
                 for path, fingerprint in await watcher.scan_once():
-                    version = work.intake.make_version(watcher.name, path, fingerprint, Source.SCAN, prefix=prefix)
+                    version = make_version(bucket.watch, path, fingerprint, Source.SCAN, prefix=prefix)
                     yield {
                         "watch": watcher.name,
                         "path": shown_path(work.opened[watcher.name].root, path),
                         "bucket": version.bucket,
-                        "key": version.key or ("" if version.error_code else templates[watcher.name]),
+                        "key": version.key or ("" if version.error_code else bucket.watch.key),
                         "size": fingerprint.size,
                         "action": version.error_code or "upload",
                     }

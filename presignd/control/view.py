@@ -238,7 +238,7 @@ class View:
         folder = work.opened[watch]
         log.info("put.received", watch=watch, path=shown_path(folder.root, path), by_uid=by_uid)
         request = PutRequest(fd, expires, progress)
-        return await self._puts.put(request, path, watch, folder=folder, intake=work.intake, key=key)
+        return await self._puts.put(request, path, work.buckets[watch].watch, folder=folder, key=key)
 
     async def put_stream(
         self,
@@ -264,7 +264,7 @@ class View:
             )
         log.info("put.received", watch=watch, path=shown_path(b"", path), by_uid=by_uid)
         largest = min(watched.max_size or LARGEST_OBJECT, LARGEST_OBJECT)
-        put = partial(self._puts.put, path=path, watch=watch, folder=work.opened[watch], intake=work.intake, key=key)
+        put = partial(self._puts.put, path=path, watch=watched, folder=work.opened[watch], key=key)
         with buffer(work.config.ledger.path) as fd:
             stream = Stream(Frames(connection), fd, upload, largest)
             if await stream.read_first():

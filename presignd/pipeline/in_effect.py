@@ -6,7 +6,6 @@ A reload builds another ``Work`` and switches to it; the previous one finishes w
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -23,7 +22,6 @@ from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.ignore import Ignore
 from presignd.pipeline.finish.finisher import WORKERS, Finisher
 from presignd.pipeline.finish.link import Linker
-from presignd.pipeline.intake import Intake
 from presignd.pipeline.put import PutRequests
 from presignd.pipeline.settle.settler import Settler
 from presignd.pipeline.stage import Ahead, Item
@@ -184,14 +182,12 @@ class Work:
 
     def __init__(self, config: Config, opened: Mapping[str, Folder], shared: Shared) -> None:
         register_secrets(config)
-        host = socket.gethostname()
         self.config, self.opened, self._shared = config, opened, shared
         self.rate = shared.in_effect.rate_for(config.upload)
         signed = signed_store(config.presign, config.upload, clock=utcnow, rate=self.rate)
         self.presigner, self.store = signed.presigner, signed.client
         self.buckets = {watch.name: Bucket(watch, config.presign, config.upload, signed) for watch in config.watches}
         self.ignores = {watch.name: Ignore.of(watch) for watch in config.watches}
-        self.intake = Intake(config.watches, host)
         self.breakers = Breakers(self.buckets, self.presigner, self._wake, shared.pauses.backoff, shared.on_store_event)
         self.finisher = Finisher(config.watches, opened, shared, self._leave)
         self.faults = UploadFaults(config.upload.attempts, opened, shared, self.breakers, self._give_back)
@@ -211,7 +207,6 @@ class Work:
             shared.ledger,
             puts=shared.puts,
             slots=shared.in_effect.slots,
-            host=host,
             faults=self.faults,
             sent=self._verify,
         )
@@ -228,7 +223,6 @@ class Work:
             self.buckets[watch],
             self.opened[watch],
             self.ignores[watch],
-            self.intake,
             self._shared,
             dispatcher=self.dispatcher,
             finisher=self.finisher,

@@ -1,16 +1,17 @@
 """Make the version of a complete file: choose its key, content type and priority, or refuse it.
 
-No I/O but the clock of ``Intake``; key templates are rendered into keys that every store accepts.
+No I/O but the clock; key templates are rendered into keys that every store accepts.
 """
 
 from __future__ import annotations
 
 import mimetypes
 import posixpath
-from collections.abc import Callable, Mapping, Sequence
+import socket
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import cache, lru_cache
 from zoneinfo import ZoneInfo
 
 from presignd.config import WatchConfig
@@ -26,68 +27,62 @@ UPLOAD_PRIORITIES = {Source.PUT: 0, Source.EVENT: 1, Source.SCAN: 1, Source.BACK
 """Priorities of uploads by their source: the lower is sent first. The ledger records it."""
 
 
-class Intake:
-    """Makes new versions of each watch's files.
+_ids = Ids()
 
-    ``_late`` are the watches whose keys are rendered as a file is sent, ``_hashed`` those of them whose keys need its
-    hash.
+
+def make_version(
+    watch: WatchConfig,
+    path: bytes,
+    fingerprint: Fingerprint,
+    source: Source,
+    *,
+    fault: Fault | None = None,
+    prefix: str | None = None,
+    now: datetime | None = None,
+) -> NewVersion:
+    """Return the version of a complete file; one that can't be sent is quarantined from the start.
+
+    ``fault``: the fault of a file that can't be read (``unreadable``). ``prefix``: the presigner's, None if it is asked
+    only as the file is sent; a key that depends on the content is known only then, too. ``now``: the time, by default
+    the clock's.
     """
+    key, refused, file_id, now = None, fault, _ids.new(), now or utcnow()
+    if not refused:
+        try:
+            refuse_too_large(watch, fingerprint.size)
+            fields = _fields(watch.key)
+            if "sha256" not in fields and (prefix is not None or "prefix" not in fields):
+                key = render_for(watch, path, file_id, fingerprint, now, prefix=prefix or "")
+        except Fault as problem:
+            refused = problem
+    return NewVersion(
+        file_id=file_id,
+        watch=watch.name,
+        path=path,
+        fingerprint=fingerprint,
+        bucket=watch.bucket,
+        key=key,
+        content_type=content_type(watch, path),
+        priority=UPLOAD_PRIORITIES[source],
+        queued_at=now,
+        fresh_key=watch.collision == "rename",
+        next_key=may_number(watch),
+        state=State.QUARANTINED if refused else State.QUEUED,
+        error_code=refused.code if refused else "",
+        error=refused.message if refused else "",
+    )
 
-    def __init__(self, watches: Sequence[WatchConfig], host: str) -> None:
-        self._watches = {watch.name: watch for watch in watches}
-        self._hashed = {watch.name for watch in watches if needs_hash(watch.key)}
-        self._late = self._hashed | {watch.name for watch in watches if needs_prefix(watch.key)}
-        self._host = host
-        self._ids = Ids()
 
-    def make_version(
-        self,
-        watch: str,
-        path: bytes,
-        fingerprint: Fingerprint,
-        source: Source,
-        *,
-        fault: Fault | None = None,
-        prefix: str | None = None,
-        now: datetime | None = None,
-    ) -> NewVersion:
-        """Return the version of a complete file; one that can't be sent is quarantined from the start.
+def with_key(version: NewVersion, key: str) -> NewVersion:
+    """Return a version with the key that a ``put`` gave; raise ``key_refused``."""
+    if why := problem_of(key):
+        raise fault_for("key_refused", why)
+    return version._replace(key=key, state=State.QUEUED, error_code="", error="")
 
-        ``fault``: the fault of a file that can't be read (``unreadable``). ``prefix``: the presigner's, None if it is
-        asked only as the file is sent; a key that depends on the content is known only then, too. ``now``: the time, by
-        default the clock's.
-        """
-        config, file_id, now = self._watches[watch], self._ids.new(), now or utcnow()
-        key, refused = None, fault
-        if not refused:
-            try:
-                refuse_too_large(config, fingerprint.size)
-                if watch not in (self._late if prefix is None else self._hashed):
-                    key = render_for(config, path, file_id, fingerprint, now, host=self._host, prefix=prefix or "")
-            except Fault as problem:
-                refused = problem
-        return NewVersion(
-            file_id=file_id,
-            watch=watch,
-            path=path,
-            fingerprint=fingerprint,
-            bucket=config.bucket,
-            key=key,
-            content_type=content_type(config, path),
-            priority=UPLOAD_PRIORITIES[source],
-            queued_at=now,
-            fresh_key=config.collision == "rename",
-            next_key=may_number(config),
-            state=State.QUARANTINED if refused else State.QUEUED,
-            error_code=refused.code if refused else "",
-            error=refused.message if refused else "",
-        )
 
-    def with_key(self, version: NewVersion, key: str) -> NewVersion:
-        """Return a version with the key that a ``put`` gave; raise ``key_refused``."""
-        if why := problem_of(key):
-            raise fault_for("key_refused", why)
-        return version._replace(key=key, state=State.QUEUED, error_code="", error="")
+def ignored(version: NewVersion) -> NewVersion:
+    """Return a version that is recorded as ignored; it has no key, as a file that is never sent reserves none."""
+    return version._replace(state=State.IGNORED, key=None, error_code="", error="")
 
 
 def refuse_too_large(watch_config: WatchConfig, size: int) -> None:
@@ -128,6 +123,12 @@ _LAST = int((datetime.max.replace(tzinfo=UTC) - timedelta(days=1)).timestamp())
 """Range of seconds since 1970 that is within the years 1 to 9999 in every time zone."""
 
 
+@cache
+def host_name() -> str:
+    """Return this host's name as it was at the first use: keys keep it while the daemon runs."""
+    return socket.gethostname()
+
+
 @dataclass(slots=True)
 class _KeyParts:
     """The values for a template's fields: the path below the watch, names, times, and the hash if it is known.
@@ -136,12 +137,10 @@ class _KeyParts:
     """
 
     path: str
-    watch: str
-    host: str
+    watch: WatchConfig
     file_id: str
     mtime_ns: int
     queued_at: datetime
-    timezone: str
     sha256: str
     prefix: str
 
@@ -151,7 +150,7 @@ class _KeyParts:
     def mtime(self) -> datetime:
         """Return the file's time, or the nearest that a ``datetime`` can hold: filesystems know more years."""
         seconds = min(max(self.mtime_ns // 1_000_000_000, _FIRST), _LAST)
-        return datetime.fromtimestamp(seconds, ZoneInfo(self.timezone))
+        return datetime.fromtimestamp(seconds, ZoneInfo(self.watch.timezone))
 
 
 _VALUES: Mapping[str, Callable[[_KeyParts], object]] = {
@@ -160,13 +159,13 @@ _VALUES: Mapping[str, Callable[[_KeyParts], object]] = {
     "stem": lambda parts: posixpath.splitext(posixpath.basename(parts.path))[0],
     "suffix": lambda parts: posixpath.splitext(parts.path)[1],
     "parent": lambda parts: posixpath.dirname(parts.path),
-    "watch": lambda parts: parts.watch,
-    "host": lambda parts: parts.host,
+    "watch": lambda parts: parts.watch.name,
+    "host": lambda _: host_name(),
     "uuid": lambda parts: parts.file_id,
     "sha256": lambda parts: parts.sha256,
     "prefix": lambda parts: parts.prefix,
     "mtime": _KeyParts.mtime,
-    "queued": lambda parts: parts.queued_at.astimezone(ZoneInfo(parts.timezone)),
+    "queued": lambda parts: parts.queued_at.astimezone(ZoneInfo(parts.watch.timezone)),
 }
 """The value of each field."""
 
@@ -178,7 +177,6 @@ def render_for(
     fingerprint: Fingerprint,
     queued_at: datetime,
     *,
-    host: str,
     sha256: str = "",
     prefix: str = "",
 ) -> str:
@@ -190,7 +188,7 @@ def render_for(
         name = (path.rpartition(b"/")[2] if path.startswith(b"/") else path).decode("utf-8")
     except UnicodeDecodeError:
         raise fault_for("key_refused", "its name is no UTF-8") from None
-    parts = _KeyParts(name, watch.name, host, file_id, fingerprint.mtime_ns, queued_at, watch.timezone, sha256, prefix)
+    parts = _KeyParts(name, watch, file_id, fingerprint.mtime_ns, queued_at, sha256, prefix)
     template = watch.key
     if "{parent}/" in template and "/" not in name:  # at the top: "{parent}/{name}" is its name, not "/name"
         template = template.replace("{parent}/", "")

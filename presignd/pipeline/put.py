@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from presignd.config import UploadConfig
+from presignd.config import UploadConfig, WatchConfig
 from presignd.errors import CODES, Fault, PresigndError, Refused, fault, reason_of
 from presignd.ledger import Ledger, LostUpdate
 from presignd.model import FileVersion, Fingerprint, Link, NewVersion, Source, State
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.hash import fingerprint_of
-from presignd.pipeline.intake import Intake
+from presignd.pipeline.intake import make_version, with_key
 from presignd.runtime.frames import CHUNK, CutOff, Frames
 from presignd.runtime.heartbeat import resting
 from presignd.s3.limits import LARGEST_PART
@@ -92,7 +92,7 @@ class PutHandler:
         self._turns: WeakValueDictionary[tuple[str, bytes], asyncio.Lock] = WeakValueDictionary()
 
     async def put(
-        self, request: PutRequest, path: bytes, watch: str, *, folder: Folder, intake: Intake, key: str | None
+        self, request: PutRequest, path: bytes, watch: WatchConfig, *, folder: Folder, key: str | None
     ) -> Link:
         """Upload what a client sends and return its link; raise ``Refused`` if it is refused.
 
@@ -102,11 +102,11 @@ class PutHandler:
         if not path.startswith(b"/") and not await asyncio.to_thread(_is_same_file, folder, path, request.fd):
             path = folder.absolute(path)
         fingerprint = request.stream.fingerprint() if request.stream else fingerprint_of(request.fd)
-        version = intake.make_version(watch, path, fingerprint, Source.PUT)
+        version = make_version(watch, path, fingerprint, Source.PUT)
         if key:
-            version = intake.with_key(version, key)
+            version = with_key(version, key)
         # One put of a path at a time: the second would supersede the first while its client waits.
-        async with self._turns.setdefault((watch, path), asyncio.Lock()):
+        async with self._turns.setdefault((watch.name, path), asyncio.Lock()):
             return await self._upload(version, request)
 
     async def _upload(self, version: NewVersion, request: PutRequest) -> Link:

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from presignd.ledger import Ledger
-from presignd.model import NewVersion, Source, State
+from presignd.model import NewVersion, Source
 from presignd.pipeline.announce import Announcer
 from presignd.pipeline.files.hash import Prepared
 from presignd.pipeline.in_effect import InEffect
-from presignd.pipeline.intake import UPLOAD_PRIORITIES
+from presignd.pipeline.intake import UPLOAD_PRIORITIES, ignored
 
 NOTHING_READ: Mapping[str, Prepared] = {}
 
@@ -44,8 +44,4 @@ class Recorder:
         if not arrived:
             return versions
         own = {version.file_id for version in found if version.fingerprint in arrived}
-        return [_ignored(version) if version.file_id in own else version for version in versions]
-
-
-def _ignored(version: NewVersion) -> NewVersion:
-    return version._replace(state=State.IGNORED, key=None, error_code="", error="")
+        return [ignored(version) if version.file_id in own else version for version in versions]

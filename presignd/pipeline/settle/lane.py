@@ -22,6 +22,7 @@ from presignd.model import Source
 from presignd.pipeline.announce import shown_path
 from presignd.pipeline.files.folder import root_of
 from presignd.pipeline.files.hash import read_at
+from presignd.pipeline.intake import make_version
 from presignd.pipeline.settle.decide import Verdict, Wait, compare_with_ledger, pause_after
 from presignd.pipeline.stage import TURN
 from presignd.runtime.heartbeat import alive, beat, resting
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from presignd.ledger import Ledger
     from presignd.model import FileVersion, Fingerprint, NewVersion
     from presignd.pipeline.files.hash import Prepared
-    from presignd.pipeline.intake import Intake
     from presignd.pipeline.settle.decide import Look
     from presignd.pipeline.settle.looker import Looker
 
@@ -123,14 +123,13 @@ class Lane:
         self,
         watch: WatchConfig,
         looker: Looker,
-        intake: Intake,
         ledger: Ledger,
         *,
         record: Record,
         on_return: OnReturn,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.watch, self.looker, self.intake = watch.name, looker, intake
+        self.watch, self.looker, self.config = watch.name, looker, watch
         self._takes_away = watch.after != "keep"
         self._root = root_of(watch)
         self._ledger, self._record_new, self._on_return, self._monotonic = ledger, record, on_return, monotonic
@@ -391,9 +390,7 @@ class Lane:
         """Record new versions."""
         versions, contents, now = [], {}, utcnow()
         for entry, look, fingerprint in found:
-            version = self.intake.make_version(
-                self.watch, entry.path, fingerprint, entry.source, fault=look.fault, now=now
-            )
+            version = make_version(self.config, entry.path, fingerprint, entry.source, fault=look.fault, now=now)
             versions.append(version)
             if look.content:
                 contents[version.file_id] = look.content

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from presignd.model import Fingerprint, Listed, Source, State
-from presignd.pipeline.intake import Intake
+from presignd.model import Fingerprint, Listed, Source
+from presignd.pipeline.intake import ignored, make_version
 from presignd.pipeline.settle.lane import Lane, OnReturn, Record, SettlingPath
 from presignd.pipeline.settle.looker import Looker, ReadAhead
 
@@ -33,21 +33,20 @@ IGNORED_AT_ONCE = 500
 class Settler:
     """The lanes of all watches. Its methods are called on the event loop that runs ``run``.
 
-    ``host`` is this host's name, for keys; ``markers`` are those of folders that are linked as a whole.
+    ``markers`` are those of folders that are linked as a whole.
     """
 
     def __init__(
         self,
         ledger: Ledger,
         record: Record,
-        host: str,
         *,
         markers: Markers,
         on_return: OnReturn,
         ahead: ReadAhead,
     ) -> None:
         self._ledger, self._record, self._on_return = ledger, record, on_return
-        self._host, self._markers, self._ahead = host, markers, ahead
+        self._markers, self._ahead = markers, ahead
         self._lanes: dict[str, Lane] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -69,8 +68,7 @@ class Settler:
         if (lane := self._lanes.get(watch.name)) is not None:
             lane.looker = looker
         else:
-            intake = Intake([watch], self._host)
-            self.add_lane(Lane(watch, looker, intake, self._ledger, record=self._record, on_return=self._on_return))
+            self.add_lane(Lane(watch, looker, self._ledger, record=self._record, on_return=self._on_return))
 
     def add_lane(self, lane: Lane) -> None:
         """Run a lane that the caller made."""
@@ -131,13 +129,9 @@ class Settler:
             path, *_, ctime_ns = each
             (old if ctime_ns < before_ns and path not in known else young).append(each)
         for start in range(0, len(old), IGNORED_AT_ONCE):
-            versions = (
-                lane.intake.make_version(lane.watch, path, Fingerprint(*seen), Source.BACKLOG)
-                for path, *seen in old[start : start + IGNORED_AT_ONCE]
-            )
-            # Without a key: a file that is never sent reserves none.
+            some = old[start : start + IGNORED_AT_ONCE]
             await self._ledger.enqueue(
-                [each._replace(state=State.IGNORED, key=None, error_code="", error="") for each in versions]
+                [ignored(make_version(lane.config, path, Fingerprint(*seen), Source.BACKLOG)) for path, *seen in some]
             )
         return young
 

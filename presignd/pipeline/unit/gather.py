@@ -20,7 +20,7 @@ from presignd.ledger import LostUpdate
 from presignd.ledger.changes import Change
 from presignd.ledger.units import MEMBER_STATES, Marker, NewUnit, Unit
 from presignd.model import FileVersion, Fingerprint, NewVersion, Source, State
-from presignd.pipeline.intake import UPLOAD_PRIORITIES
+from presignd.pipeline.intake import UPLOAD_PRIORITIES, make_version
 from presignd.pipeline.stage import MOST, TURN, Item
 from presignd.pipeline.unit.folders import (
     UnitLook,
@@ -52,7 +52,6 @@ if TYPE_CHECKING:
     from presignd.pipeline.files.ignore import Ignore
     from presignd.pipeline.finish.finisher import Finisher
     from presignd.pipeline.in_effect import Shared
-    from presignd.pipeline.intake import Intake
     from presignd.pipeline.upload.bucket import Bucket
 
 LOOK_SECONDS = 2.0
@@ -156,7 +155,6 @@ class Gatherer:
         bucket: Bucket,
         folder: Folder,
         ignore: Ignore,
-        intake: Intake,
         shared: Shared,
         *,
         dispatcher: Dispatcher,
@@ -164,7 +162,7 @@ class Gatherer:
         lifetime: Callable[[FileVersion], int | None],
     ) -> None:
         self._bucket, self._watch, self._folder, self._ignore = bucket, bucket.watch, folder, ignore
-        self._intake, self._shared, self._ledger, self._announcer = intake, shared, shared.ledger, shared.announcer
+        self._shared, self._ledger, self._announcer = shared, shared.ledger, shared.announcer
         self._dispatcher, self._finisher, self._lifetime = dispatcher, finisher, lifetime
         self._markers = shared.markers.of(bucket.watch.name)
         self.waiting: Mapping[bytes, Waiting] = {}
@@ -321,7 +319,7 @@ class Gatherer:
     def _own(self, name: bytes, file: str, fingerprint: Fingerprint, prefix: str) -> NewVersion:
         """Return the version of one of the unit's own files, with its key below the unit's prefix."""
         path = name + b"/" + file.encode()
-        return self._intake.make_version(self._watch.name, path, fingerprint, Source.EVENT, prefix=prefix)
+        return make_version(self._watch, path, fingerprint, Source.EVENT, prefix=prefix)
 
     # --- units that are complete --------------------------------------------------------------------
     async def _advance_all(self) -> set[bytes]:

@@ -51,12 +51,11 @@ class Transfer(Content):
         upload: UploadConfig,
         *,
         slots: Slots,
-        host: str,
         put: PutRequest | None,
     ) -> None:
         self._bucket, self._watch, self._folder = bucket, bucket.watch, folder
         self._item, self._version, self._ledger, self._upload = item, item.version, ledger, upload
-        self._slots, self._host, self._put = slots, host, put
+        self._slots, self._put = slots, put
         self._fd: int
         self._support: Support
         self._previous, self._key_changed = item.previous, False
@@ -139,7 +138,6 @@ class Transfer(Content):
                 version.file_id,
                 version.fingerprint,
                 version.queued_at,
-                host=self._host,
                 sha256=sha256.removeprefix("sha256:"),
                 prefix=await self._bucket.prefix(),
             )

@@ -42,12 +42,11 @@ class Uploader:
         *,
         puts: PutRequests,
         slots: Slots,
-        host: str,
         faults: UploadFaults,
         sent: Callable[[Item], None],
     ) -> None:
         self._buckets, self._folders, self._config, self._ledger = buckets, folders, upload, ledger
-        self._puts, self._slots, self._host = puts, slots, host
+        self._puts, self._slots = puts, slots
         self._faults, self._sent = faults, sent
         # Contents that wait, here or to be recorded, share the memory with streamed bodies.
         most = max(MOST, upload.concurrency) + TURN * len(buckets)
@@ -159,6 +158,5 @@ class Uploader:
             self._ledger,
             self._config,
             slots=self._slots,
-            host=self._host,
             put=put,
         ).run()

@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 from presignd.config import WatchConfig
 from presignd.errors import Fault, fault
 from presignd.model import Fingerprint, NewVersion, Source, State
-from presignd.pipeline.intake import Intake, content_type
+from presignd.pipeline.intake import content_type, host_name, make_version, with_key
 from presignd.s3.limits import LARGEST_OBJECT
 
 
 def made(path: bytes = b"a/b.txt", source: Source = Source.EVENT, size: int = 5, **watch: Any) -> NewVersion:
     rules = WatchConfig(name="drop", path=Path("/srv/drop"), bucket="bucket", **watch)
-    return Intake([rules], "box").make_version("drop", path, Fingerprint(1, size, 1, 1), source)
+    return make_version(rules, path, Fingerprint(1, size, 1, 1), source)
 
 
 def test_a_version_is_queued_under_the_key_of_its_template() -> None:
     version = made(key="{host}/{path}")
-    assert (version.state, version.key, version.content_type) == (State.QUEUED, "box/a/b.txt", "text/plain")
+    assert (version.state, version.key, version.content_type) == (State.QUEUED, f"{host_name()}/a/b.txt", "text/plain")
 
 
 @pytest.mark.parametrize(
@@ -74,8 +74,7 @@ def test_a_key_that_needs_the_presigner_s_prefix_is_left_to_the_upload() -> None
 )
 def test_what_is_planned_shows_the_key_below_the_prefix(template: str, path: bytes, key: str | None, code: str) -> None:
     rules = WatchConfig(name="drop", path=Path("/srv/drop"), bucket="bucket", key=template)
-    intake = Intake([rules], "box")
-    planned = intake.make_version("drop", path, Fingerprint(1, 5, 1, 1), Source.SCAN, prefix="box-1/")
+    planned = make_version(rules, path, Fingerprint(1, 5, 1, 1), Source.SCAN, prefix="box-1/")
     assert (planned.key, planned.error_code) == (key, code)
 
 
@@ -109,7 +108,7 @@ def test_a_file_of_just_max_size_goes(size: int) -> None:
 def test_what_was_met_while_it_settled_stops_it() -> None:
     rules = WatchConfig(name="drop", path=Path("/srv/drop"), bucket="bucket")
     unreadable = fault("unreadable")
-    version = Intake([rules], "box").make_version("drop", b"a", Fingerprint(1, 1, 1, 1), Source.EVENT, fault=unreadable)
+    version = make_version(rules, b"a", Fingerprint(1, 1, 1, 1), Source.EVENT, fault=unreadable)
     assert (version.state, version.error_code) == (State.QUARANTINED, "unreadable")
 
 
@@ -123,11 +122,9 @@ def test_the_policy_says_whether_keys_are_fresh_or_numbered(policy: str, *, fres
 
 
 def test_a_key_by_hand_takes_the_place_of_one_the_name_doesn_t_make() -> None:
-    rules = WatchConfig(name="drop", path=Path("/srv/drop"), bucket="bucket")
-    intake = Intake([rules], "box")
-    version = intake.with_key(made(path=b"caf\xe9"), "cafe")
+    version = with_key(made(path=b"caf\xe9"), "cafe")
     assert (version.state, version.key, version.error_code) == (State.QUEUED, "cafe", "")
     with pytest.raises(Fault, match="storable"):
-        intake.with_key(version, "/cafe")
+        with_key(version, "/cafe")
     with pytest.raises(Fault, match="presignd's own objects"):
-        intake.with_key(version, "a/.presignd-check")
+        with_key(version, "a/.presignd-check")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from presignd.config import WatchConfig
 from presignd.errors import FileFault
 from presignd.model import Fingerprint
-from presignd.pipeline.intake import check_key, needs_hash, render_for
+from presignd.pipeline.intake import check_key, host_name, needs_hash, render_for
 from presignd.s3.limits import key_problem
 
 QUEUED = datetime(2026, 3, 4, 23, 30, tzinfo=UTC)
@@ -27,7 +27,7 @@ def watch(key: str = "{path}", **more: object) -> WatchConfig:
 def rendered(template: str, path: str | bytes = "a/b/c.tar.gz", **more: object) -> str:
     raw = path if isinstance(path, bytes) else path.encode()
     fingerprint = Fingerprint(1, 2, MTIME_NS, 4)
-    return render_for(watch(template, **more), raw, "id-1", fingerprint, QUEUED, host="box", sha256="5a")
+    return render_for(watch(template, **more), raw, "id-1", fingerprint, QUEUED, sha256="5a")
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def rendered(template: str, path: str | bytes = "a/b/c.tar.gz", **more: object) 
         ("{name}", "c.tar.gz"),
         ("{stem}-x{suffix}", "c.tar-x.gz"),
         ("{parent}/{name}", "a/b/c.tar.gz"),
-        ("{watch}/{host}/{uuid}", "drop/box/id-1"),
+        ("{watch}/{host}/{uuid}", f"drop/{host_name()}/id-1"),
         ("{sha256}", "5a"),
         ("{mtime:%Y/%m/%d}/{name}", "2025/12/31/c.tar.gz"),
         ("{queued:%Y}", "2026"),
@@ -63,7 +63,7 @@ def test_a_year_that_no_calendar_here_knows_is_the_nearest_that_it_does(
     fingerprint = Fingerprint(1, 2, seconds * 10**9, 4)
 
     def key(template: str) -> str:
-        return render_for(watch(template, timezone=zone), b"a", "id-1", fingerprint, QUEUED, host="box")
+        return render_for(watch(template, timezone=zone), b"a", "id-1", fingerprint, QUEUED)
 
     assert key("{path}") == "a"
     assert key("{mtime:%Y}") in years
@@ -133,16 +133,14 @@ def test_a_file_put_from_elsewhere_is_named_by_its_last_component_alone() -> Non
 )
 def test_a_presigner_s_prefix_begins_the_key(template: str, prefix: str, key: str) -> None:
     fingerprint = Fingerprint(1, 2, MTIME_NS, 4)
-    assert render_for(watch(template), b"a.txt", "id-1", fingerprint, QUEUED, host="box", prefix=prefix) == key
+    assert render_for(watch(template), b"a.txt", "id-1", fingerprint, QUEUED, prefix=prefix) == key
 
 
 @pytest.mark.parametrize("prefix", ["../", "/", "a//", "a\\", "a\x01/"])
 def test_a_prefix_that_makes_no_storable_key_is_refused(prefix: str) -> None:
     """It is told by a broker, which is believed nothing."""
     with pytest.raises(FileFault):
-        render_for(
-            watch("{prefix}{path}"), b"a", "id-1", Fingerprint(1, 2, MTIME_NS, 4), QUEUED, host="box", prefix=prefix
-        )
+        render_for(watch("{prefix}{path}"), b"a", "id-1", Fingerprint(1, 2, MTIME_NS, 4), QUEUED, prefix=prefix)
 
 
 @pytest.mark.parametrize(

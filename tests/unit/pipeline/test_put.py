@@ -14,7 +14,6 @@ from presignd.errors import Fault, Refused
 from presignd.ledger import Enqueued, Ledger, open_ledger
 from presignd.model import FileVersion, Fingerprint, Link, NewVersion, State
 from presignd.pipeline.files.folder import Folder
-from presignd.pipeline.intake import Intake
 from presignd.pipeline.put import PutHandler, PutRequest, PutRequests
 from presignd.states import Event
 from tests.links import link
@@ -62,8 +61,7 @@ class World:
         inside = file.is_relative_to(self.drop)
         path = os.fsencode(file.relative_to(self.drop) if inside else file)
         request = PutRequest(fd, expires, lambda _: None)
-        intake = Intake([self.watch], "host")
-        return asyncio.create_task(self.puts.put(request, path, "drop", folder=self.folder, intake=intake, key=key))
+        return asyncio.create_task(self.puts.put(request, path, self.watch, folder=self.folder, key=key))
 
 
 @pytest.fixture

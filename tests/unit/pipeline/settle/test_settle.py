@@ -18,7 +18,7 @@ from presignd.errors import fault as fault_for
 from presignd.ledger import Enqueued, LostUpdate
 from presignd.model import FileVersion, Fingerprint, Listed, NewVersion, Source, State
 from presignd.pipeline.files.hash import Prepared, Read, read_at
-from presignd.pipeline.intake import Intake
+from presignd.pipeline.intake import make_version
 from presignd.pipeline.settle import lane as lanes
 from presignd.pipeline.settle import looker
 from presignd.pipeline.settle.decide import LOCAL_PRECISION, NETWORK_PRECISION, Look, Rules, decide
@@ -160,34 +160,18 @@ def recorded(new: NewVersion) -> FileVersion:
     )
 
 
-class Numbered(Intake):
-    """Makes versions that a test can name: by path and fingerprint."""
-
-    def make_version(
-        self,
-        watch: str,
-        path: bytes,
-        fingerprint: Fingerprint,
-        source: Source,
-        *,
-        fault: Fault | None = None,
-        prefix: str | None = None,
-        now: datetime | None = None,  # noqa: ARG002 - as the intake's
-    ) -> NewVersion:
-        assert prefix is None, "a lane asks no presigner"
-        return NewVersion(
-            file_id=f"{path!r}{fingerprint}",
-            watch=watch,
-            path=path,
-            fingerprint=fingerprint,
-            bucket="test-bucket",
-            key="key",
-            content_type="text/plain",
-            priority=0 if source is Source.EVENT else 1,
-            queued_at=datetime(2026, 1, 1, tzinfo=UTC),
-            state=State.QUARANTINED if fault else State.QUEUED,
-            error_code=fault.code if fault else "",
-        )
+def numbered(
+    watch: WatchConfig,
+    path: bytes,
+    fingerprint: Fingerprint,
+    source: Source,
+    *,
+    fault: Fault | None = None,
+    now: datetime | None = None,
+) -> NewVersion:
+    """Return a version that a test can name: by path and fingerprint."""
+    version = make_version(watch, path, fingerprint, source, fault=fault, now=now)
+    return version._replace(file_id=f"{path!r}{fingerprint}", priority=0 if source is Source.EVENT else 1)
 
 
 class Bench:
@@ -206,7 +190,6 @@ class Bench:
         self.lane = Lane(
             watch,
             self.files,
-            Numbered([watch], "host"),
             ledger,
             record=self.record,
             on_return=self.is_there,
@@ -217,7 +200,7 @@ class Bench:
 
     def new_settler(self) -> Settler:
         ledger: Any = self.ledger
-        return Settler(ledger, self.record, "host", markers=Markers(), on_return=self.is_there, ahead=self.ahead)
+        return Settler(ledger, self.record, markers=Markers(), on_return=self.is_there, ahead=self.ahead)
 
     async def record(self, versions: Sequence[NewVersion], contents: Mapping[str, Prepared]) -> None:
         """Record them whoever is cancelled meanwhile, as the recorder does."""
@@ -249,6 +232,11 @@ class Bench:
 
     def paths(self) -> list[bytes]:
         return [one.path for one in self.ledger.enqueued]
+
+
+@pytest.fixture(autouse=True)
+def numbered_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "make_version", numbered)
 
 
 @pytest.fixture

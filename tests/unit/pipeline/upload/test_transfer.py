@@ -48,7 +48,7 @@ async def whole_of(prepared: Prepared, support: Support) -> Whole:
     probed: Any = Probed()
     unused: Any = None
     item = Item(in_state(State.UPLOADING, b"a", key="a", fingerprint=prepared.fingerprint), prepared=prepared)
-    whole = Whole(probed, unused, item, unused, UploadConfig(), slots=Slots(1), host="box", put=None)
+    whole = Whole(probed, unused, item, unused, UploadConfig(), slots=Slots(1), put=None)
     whole._support = support
     await whole._read()
     return whole

@@ -64,7 +64,6 @@ def uploader_of(folder: Path, faults: Faults) -> Uploader:
         unused,
         puts=PutRequests(),
         slots=Slots(1),
-        host="host",
         faults=faults,  # type: ignore[arg-type] # its one method
         sent=unused,
     )
