@@ -20,8 +20,8 @@ from presignd.model import FileVersion, NewVersion
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.hash import Prepared
 from presignd.pipeline.files.lease import ignore_sigio
-from presignd.pipeline.settle.settler import Settler
-from presignd.pipeline.unit.folders import Markers
+from presignd.pipeline.settle.lane import Lane
+from presignd.pipeline.unit.folders import WatchMarkers
 from presignd.pipeline.watch.watcher import PAUSES, Pauses, Watcher
 
 PATIENCE = 60.0
@@ -38,7 +38,6 @@ class Drop:
     root: Path
     ledger: Ledger
     folder: Folder
-    settler: Settler
     watcher: Watcher
     versions: list[FileVersion] = field(default_factory=list)
     vanished: list[FileVersion] = field(default_factory=list)
@@ -75,7 +74,7 @@ class Drop:
 
     async def through(self) -> None:
         """Wait until nothing is settling."""
-        await self.until(lambda: not self.settler.snapshot())
+        await self.until(lambda: not self.watcher.lane.snapshot())
 
 
 @asynccontextmanager
@@ -98,11 +97,20 @@ async def watching(tmp_path: Path, *, pauses: Pauses = PAUSES, **options: Any) -
     async def is_there(_: FileVersion) -> bool:
         return True
 
-    settler = Settler(ledger, record, markers=Markers(), on_return=is_there, ahead=lambda _: None)
-    watcher = Watcher(config, folder, settler, ledger, log, on_vanished=vanished.extend, pauses=pauses)
-    drop = Drop(root, ledger, folder, settler, watcher, versions, vanished, capture.entries)
+    watcher = Watcher(
+        config,
+        folder,
+        Lane(config, ledger, record=record, on_return=is_there),
+        ledger,
+        log,
+        ahead=lambda _: None,
+        markers=WatchMarkers(),
+        on_vanished=vanished.extend,
+        pauses=pauses,
+    )
+    drop = Drop(root, ledger, folder, watcher, versions, vanished, capture.entries)
     try:
-        async with _running(settler.run(), watcher.run()):
+        async with _running(watcher.run()):
             yield drop
     finally:
         folder.close()

@@ -25,7 +25,6 @@ from presignd.pipeline.in_effect import PAUSES, InEffect, Pauses, Shared, Watche
 from presignd.pipeline.intake import UPLOAD_PRIORITIES
 from presignd.pipeline.put import PutHandler, PutRequests
 from presignd.pipeline.record import Recorder
-from presignd.pipeline.settle.settler import Settler
 from presignd.pipeline.unit.folders import Markers
 from presignd.store.signed import SignedStore, register_secrets
 from presignd.system.clock import utcnow
@@ -53,7 +52,6 @@ class Pipeline:
     folders: Folders
     in_effect: InEffect
     shared: Shared
-    settler: Settler
     watchers: Watchers
     inboxes: Inboxes
     recovery: Recovery
@@ -155,13 +153,13 @@ def _build(
     linker = Linker(ledger, disk.links, announcer.paths, in_effect, created)
     messages = WebhookMessages(ledger, in_effect.roots, linker, schedule)
     recorder, markers = Recorder(in_effect, ledger, announcer), Markers()
-    settler = _make_settler(in_effect, ledger, recorder, markers)
-    shared = Shared(in_effect, ledger, linker, announcer, puts, settler.submit, pauses, markers, messages.add)
+    watchers = Watchers(in_effect, ledger, record=recorder.record, markers=markers, on_vanished=announcer.done)
+    shared = Shared(in_effect, ledger, linker, announcer, puts, watchers.submit, pauses, markers, messages.add)
     in_effect.switch(Work(config, disk.by_watch, shared))
+    watchers.switch(())
     inboxes = Inboxes(
         ledger, lambda: SignedStore(in_effect.work.presigner, in_effect.work.store), backoff=pauses.backoff
     )
-    watchers = Watchers(in_effect, settler, ledger, announcer.done)
     phase = Phase(utcnow() if is_daemon else None)
     view = View(
         in_effect,
@@ -169,7 +167,6 @@ def _build(
         phase,
         watchers=watchers,
         inboxes=inboxes,
-        settler=settler,
         puts=PutHandler(puts, ledger, record=recorder.record, on_vanished=announcer.done),
         announcer=announcer,
         troubles=[linker.trouble, *([patience.trouble] if patience else [])],
@@ -186,15 +183,5 @@ def _build(
         replay=is_daemon,
     )
     return Pipeline(
-        ledger, disk.folders, in_effect, shared, settler, watchers, inboxes, recovery, phase, view, on_link, messages
-    )
-
-
-def _make_settler(in_effect: InEffect, ledger: Ledger, recorder: Recorder, markers: Markers) -> Settler:
-    return Settler(
-        ledger,
-        recorder.record,
-        markers=markers,
-        on_return=in_effect.rewrite_link_file,
-        ahead=in_effect.ahead,
+        ledger, disk.folders, in_effect, shared, watchers, inboxes, recovery, phase, view, on_link, messages
     )

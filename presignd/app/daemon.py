@@ -47,7 +47,7 @@ UPKEEP_SECONDS = 60.0
 
 
 class Daemon:
-    """One run: watchers, settler, dispatcher, linker, announcer.
+    """One run: watchers, dispatcher, linker, announcer.
 
     ``service`` stops it and requests reloads: ``load`` then reads the configuration again, in a thread.
     """
@@ -68,7 +68,6 @@ class Daemon:
 
     async def _serve(self, inputs: Loops, loops: Loops) -> None:
         pipeline, stop = self._pipeline, self.service.stop
-        inputs.start("settler", pipeline.settler.run())
         for watcher in pipeline.watchers:
             inputs.start(_of_watch(watcher.name), watcher.run())
         pipeline.inboxes.start(self._in_effect.config, inputs)
@@ -119,8 +118,6 @@ class Daemon:
         pipeline, stale = self._pipeline, [*found.removed, *found.changed]
         await inputs.stop(*map(_of_watch, stale))
         await pipeline.inboxes.stop(inputs)
-        for name in stale:
-            await pipeline.settler.remove(name)
         before = self._in_effect.work
         self._in_effect.switch(work)
         await pipeline.messages.webhooks.switch(webhooks)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,14 +21,12 @@ from presignd.inbox.inboxes import Inboxes, InboxView, inbox_views
 from presignd.ledger import Ledger, Selection
 from presignd.model import FileVersion, Link, State
 from presignd.pipeline.announce import Announcer, shown_path
-from presignd.pipeline.in_effect import InEffect, Work
+from presignd.pipeline.in_effect import InEffect, Watchers, Work
 from presignd.pipeline.intake import needs_hash
 from presignd.pipeline.put import STDIN, PutHandler, PutRequest, Stream, buffer
 from presignd.pipeline.settle.lane import SettlingPath
-from presignd.pipeline.settle.settler import Settler
 from presignd.pipeline.unit.folders import UnitLook
 from presignd.pipeline.upload.breakers import Trip
-from presignd.pipeline.watch.watcher import Watcher
 from presignd.runtime.frames import Frames
 from presignd.runtime.outage import Trouble
 from presignd.runtime.tasks import first_error, looping
@@ -119,9 +117,8 @@ class View:
         ledger: Ledger,
         phase: Phase,
         *,
-        watchers: Iterable[Watcher],
+        watchers: Watchers,
         inboxes: Inboxes,
-        settler: Settler,
         puts: PutHandler,
         announcer: Announcer,
         troubles: Sequence[Trouble],
@@ -132,7 +129,7 @@ class View:
         self.links = LinkRequests(in_effect, ledger, announcer)
         self.webhooks = webhooks
         self._in_effect, self._phase = in_effect, phase
-        self._watchers, self._settler, self._puts = watchers, settler, puts
+        self._watchers, self._puts = watchers, puts
         self._inboxes = inboxes
         self._troubles, self._working = troubles, working
 
@@ -160,12 +157,13 @@ class View:
 
     def settling(self) -> Sequence[SettlingPath]:
         """Return what is settling now, and the folders that are linked as a whole and wait for their files."""
-        return [*self._settler.snapshot(), *self._units()]
+        paths = [path for watcher in self._watchers for path in watcher.lane.snapshot()]
+        return [*paths, *self._units()]
 
     def settling_at(self, watch: str, path: bytes) -> SettlingPath | None:
         """Return the file or folder at a path if it is settling."""
         unit = next((each for each in self._units() if (each.watch, each.path) == (watch, path)), None)
-        return unit or self._settler.settling(watch, path)
+        return unit or self._watchers.settling(watch, path)
 
     def _units(self) -> list[SettlingPath]:
         found = self._in_effect.work.units.waiting()
@@ -205,7 +203,7 @@ class View:
     def hint(self, watch: str, path: bytes) -> None:
         """Settle a path now, because a client waits for it, unless its watch ignores it."""
         if not self.ignored(watch, path):
-            self._settler.submit(watch, [path])
+            self._watchers.submit(watch, [path])
 
     def ignored(self, watch: str, path: bytes) -> str:
         """Return why a watch ignores ``path``, in words; "" if it doesn't."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from presignd.config import Config, UploadConfig, WatchConfig
 from presignd.errors import Fault, fault
 from presignd.ledger import Ledger
-from presignd.model import FileVersion, State
+from presignd.model import FileVersion, Source, State
 from presignd.pipeline.announce import Announcer
 from presignd.pipeline.dispatch import Dispatcher
 from presignd.pipeline.faults import UploadFaults
@@ -23,7 +23,7 @@ from presignd.pipeline.files.ignore import Ignore
 from presignd.pipeline.finish.finisher import WORKERS, Finisher
 from presignd.pipeline.finish.link import Linker
 from presignd.pipeline.put import PutRequests
-from presignd.pipeline.settle.settler import Settler
+from presignd.pipeline.settle.lane import Lane, Record, SettlingPath
 from presignd.pipeline.stage import Ahead, Item
 from presignd.pipeline.suspects import Suspects
 from presignd.pipeline.unit.folders import Markers
@@ -376,13 +376,15 @@ class Watchers:
     def __init__(
         self,
         in_effect: InEffect,
-        settler: Settler,
         ledger: Ledger,
+        *,
+        record: Record,
+        markers: Markers,
         on_vanished: Callable[[Sequence[FileVersion]], None],
     ) -> None:
-        self._in_effect, self._settler, self._ledger, self._on_vanished = in_effect, settler, ledger, on_vanished
+        self._in_effect, self._ledger = in_effect, ledger
+        self._record, self._markers, self._on_vanished = record, markers, on_vanished
         self._by_name: dict[str, Watcher] = {}
-        self.switch(())
 
     def __iter__(self) -> Iterator[Watcher]:
         return iter(self._by_name.values())
@@ -398,5 +400,22 @@ class Watchers:
         }
 
     def _make(self, watch: WatchConfig) -> Watcher:
-        folder = self._in_effect.work.opened[watch.name]
-        return Watcher(watch, folder, self._settler, self._ledger, log, on_vanished=self._on_vanished)
+        return Watcher(
+            watch,
+            self._in_effect.work.opened[watch.name],
+            Lane(watch, self._ledger, record=self._record, on_return=self._in_effect.rewrite_link_file),
+            self._ledger,
+            log,
+            ahead=self._in_effect.ahead,
+            markers=self._markers.of(watch.name),
+            on_vanished=self._on_vanished,
+        )
+
+    def submit(self, watch: str, paths: Collection[bytes]) -> None:
+        """Settle paths of a watch that may hold something new; those of an unknown watch are ignored."""
+        if watch in self._by_name:
+            self._by_name[watch].lane.submit(paths, Source.EVENT)
+
+    def settling(self, watch: str, path: bytes) -> SettlingPath | None:
+        """Return a path of a watch if it is settling."""
+        return self._by_name[watch].lane.settling(path) if watch in self._by_name else None

@@ -101,21 +101,18 @@ async def test_what_went_meanwhile_is_looked_for_no_more(tmp_path: Path) -> None
     """Its version may be under work for long, or through: nothing is there to be offered."""
     async with watching(tmp_path) as drop:
         version = await linked(drop, "old/a.txt")
-        offered: list[tuple[str, list[bytes]]] = []
-        looked_after = leftovers.Leftovers(
-            "drop", drop.folder, drop.ledger, lambda *each: offered.append(each), pause=1
-        )
+        looked_after = leftovers.Leftovers(drop.watcher.lane, drop.folder, drop.ledger, pause=1)
         for through in (False, True):
             if through:
                 await drop.ledger.apply(version, Event.FINISH, done_at=NOW)
             looked_after.add([b"old/.presignd-" + version.file_id.encode()])
             await looked_after.turn()
-            assert (looked_after._paths, offered) == (set(), [])
+            assert (looked_after._paths, drop.watcher.lane.snapshot()) == (set(), [])
 
 
 async def test_a_name_that_nobody_knows_is_told_of_once_however_often_scans_find_it(tmp_path: Path) -> None:
     async with watching(tmp_path) as drop:
-        looked_after = leftovers.Leftovers("drop", drop.folder, drop.ledger, lambda *_: None, pause=1.0)
+        looked_after = leftovers.Leftovers(drop.watcher.lane, drop.folder, drop.ledger, pause=1.0)
         with capture_logs() as told:
             for _ in range(3):
                 looked_after.add([b".presignd-another-one"])

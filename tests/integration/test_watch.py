@@ -367,9 +367,9 @@ async def test_a_file_counts_only_once_its_marker_is_there(tmp_path: Path, ready
     async with watching(tmp_path, ready_marker=ready_marker, rescan="1h") as drop:
         await drop.scanned()
         (drop.root / "scan.pdf").write_text("x")
-        await drop.until(lambda: any("waits for" in one.why for one in drop.settler.snapshot()))
+        await drop.until(lambda: any("waits for" in one.why for one in drop.watcher.lane.snapshot()))
         marker = ready_marker.format(name="scan.pdf", stem="scan")
-        assert drop.settler.snapshot()[0].why == f"waits for {marker}"
+        assert drop.watcher.lane.snapshot()[0].why == f"waits for {marker}"
         (drop.root / marker).touch()
         await drop.has("scan.pdf")
         await drop.rescan()

@@ -21,6 +21,7 @@ from presignd.pipeline.files import lease as writer_check
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.ignore import Unfinished
 from presignd.pipeline.files.lease import WriterCheck, has_writer, ignore_sigio, writer_check_of
+from presignd.pipeline.settle.looker import Looker
 from presignd.system import filesystem
 from tests.unprivileged import NOBODY, unprivileged, without_rights, world_readable
 from tests.watching import watching
@@ -246,7 +247,7 @@ async def test_a_file_that_is_held_open_settles_only_once_it_is_closed(tmp_path:
         await drop.scanned()
         with (drop.root / "slow").open("wb", buffering=0) as slow:
             slow.write(b"first")
-            await drop.until(lambda: [one.why for one in drop.settler.snapshot()] == ["open for writing"])
+            await drop.until(lambda: [one.why for one in drop.watcher.lane.snapshot()] == ["open for writing"])
             await asyncio.sleep(1.0)  # twenty quiet times
             assert drop.versions == []
             slow.write(b" and last")
@@ -259,7 +260,7 @@ async def test_a_writer_in_another_process_counts_and_his_death_ends_it(tmp_path
         await drop.scanned()
         code = f"f = open({os.fspath(drop.root / 'slow')!r}, 'wb', 0); f.write(b'x'); input()"
         with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as process:  # noqa: ASYNC220 - starts at once
-            await drop.until(lambda: [one.why for one in drop.settler.snapshot()] == ["open for writing"])
+            await drop.until(lambda: [one.why for one in drop.watcher.lane.snapshot()] == ["open for writing"])
             assert drop.versions == []
             process.kill()
         await drop.has("slow")
@@ -272,7 +273,9 @@ async def test_where_the_check_cannot_work_a_writer_who_pauses_for_less_than_set
         await drop.scanned()
         assert drop.watcher.check is not None, "it was scanned"
         check = drop.watcher.check._replace(mode="quiet")
-        drop.settler.add(drop.watcher._config, drop.folder, check, Unfinished())
+        drop.watcher.lane.use(
+            Looker(drop.watcher._config, drop.folder, check, unfinished=Unfinished(), ahead=lambda _: None)
+        )
         with (drop.root / "slow").open("wb", buffering=0) as slow:
             for _ in range(8):
                 slow.write(b"x")

@@ -1,7 +1,8 @@
-"""Settle the files of one watch: look at each candidate until it is complete, then compare it with the ledger.
+"""settle: hold each candidate of a watch until it is complete, then compare it with the ledger.
 
-A turn takes all that is due as one list (events before scans): one look and one decision for each file, one query to
-the ledger, one commit of what is new.
+Each watch has a lane of its own, so a folder that hangs holds up only itself. A turn takes all that is due as one list
+(events before scans): one look and one decision for each file, one query to the ledger, one commit of what is new.
+Nothing here is durable: a crash loses only hints, and the scan of the next start finds the files again.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from presignd.errors import FileFault
 from presignd.ledger import LostUpdate
-from presignd.model import Source
+from presignd.model import Fingerprint, Listed, Source
 from presignd.pipeline.announce import shown_path
 from presignd.pipeline.files.folder import root_of
 from presignd.pipeline.files.hash import read_at
-from presignd.pipeline.intake import make_version
+from presignd.pipeline.intake import ignored, make_version
 from presignd.pipeline.settle.decide import Verdict, Wait, compare_with_ledger, pause_after
 from presignd.pipeline.stage import TURN
-from presignd.runtime.heartbeat import alive, beat, resting
+from presignd.runtime.heartbeat import beat, resting
 from presignd.runtime.tasks import within
 from presignd.states import is_recorded
 from presignd.system.clock import utcnow
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from presignd.config import WatchConfig
     from presignd.errors import Fault
     from presignd.ledger import Ledger
-    from presignd.model import FileVersion, Fingerprint, NewVersion
+    from presignd.model import FileVersion, NewVersion
     from presignd.pipeline.files.hash import Prepared
     from presignd.pipeline.settle.decide import Look
     from presignd.pipeline.settle.looker import Looker
@@ -54,6 +55,9 @@ which takes less memory."""
 
 SHOWN = 1_000
 """Most paths of a watch that are shown as settling."""
+
+IGNORED_AT_ONCE = 500
+"""Files that one commit records as ignored."""
 
 _LOOK_GAP = 0.1
 """Seconds between two looks at the same file, however many events name it."""
@@ -112,7 +116,7 @@ _Found: TypeAlias = tuple[_Entry, "Look", "Fingerprint"]
 
 
 class Lane:
-    """Settles the files of one watch. ``looker`` may be replaced: the folder may be on another filesystem later.
+    """Settles the files of one watch. Until it has a looker, it drops every hint: the first scan finds the files.
 
     ``record`` records new versions, all or none, with the contents that were read, by file_id; it goes on if its caller
     is cancelled. ``on_return`` is called with a version whose file is back after it was gone, before that is recorded;
@@ -122,14 +126,15 @@ class Lane:
     def __init__(
         self,
         watch: WatchConfig,
-        looker: Looker,
         ledger: Ledger,
         *,
         record: Record,
         on_return: OnReturn,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.watch, self.looker, self.config = watch.name, looker, watch
+        self.watch, self._config = watch.name, watch
+        self._looker: Looker
+        self._opened = False
         self._takes_away = watch.after != "keep"
         self._root = root_of(watch)
         self._ledger, self._record_new, self._on_return, self._monotonic = ledger, record, on_return, monotonic
@@ -143,6 +148,10 @@ class Lane:
         self._retries = Counter[str]()
         self._stop = threading.Event()
         self._one_hash = asyncio.Semaphore(1)
+
+    def use(self, looker: Looker) -> None:
+        """Look with ``looker`` from now on: the folder was opened, and may be on another filesystem than before."""
+        self._looker, self._opened = looker, True
 
     def snapshot(self) -> list[SettlingPath]:
         """Return up to ``SHOWN`` of what is settling, oldest first."""
@@ -160,8 +169,11 @@ class Lane:
     def submit(self, paths: Collection[bytes], source: Source, *, closed: AbstractSet[bytes] = frozenset()) -> None:
         """Queue paths (below the watch's root) for a look; one that is queued already takes the better priority.
 
-        ``closed``: a writer just closed these, or they were moved in, so they are due now.
+        They may hold something new: hints, never facts. Cheap, and many for one path cost one look. ``closed``: a
+        writer just closed these, or they were moved in, so they are due now.
         """
+        if not self._opened:
+            return
         now, now_ns = self._monotonic(), time.time_ns()
         queue = self._queues[_PRIORITIES[source]]
         before = len(self._entries)
@@ -183,6 +195,33 @@ class Lane:
             entry.again = True
         elif better or due < entry.due:
             self._queue(entry, min(entry.due, due))
+
+    async def submit_scanned(
+        self, listed: Sequence[Listed], source: Source, *, ignore_before: datetime | None = None
+    ) -> int:
+        """Queue those files of a scan that the ledger does not have as they are; return how many.
+
+        Files unknown to the ledger whose ctime is before ``ignore_before`` are recorded as ignored
+        (``existing = "ignore"`` at the very first start).
+        """
+        fresh = await self._ledger.differing(self.watch, listed)
+        if ignore_before is not None:
+            fresh = await self._ignore_old(fresh, int(ignore_before.timestamp() * 1e9))
+        self.submit([path for path, *_ in fresh], source)
+        return len(fresh)
+
+    async def _ignore_old(self, fresh: Sequence[Listed], before_ns: int) -> list[Listed]:
+        """Record unknown files with a ctime before ``before_ns`` as ignored; return the others."""
+        known = await self._ledger.known(self.watch, [path for path, *_ in fresh])
+        old, young = list[Listed](), list[Listed]()
+        for each in fresh:
+            path, *_, ctime_ns = each
+            (old if ctime_ns < before_ns and path not in known else young).append(each)
+        for start in range(0, len(old), IGNORED_AT_ONCE):
+            some = old[start : start + IGNORED_AT_ONCE]
+            versions = [make_version(self._config, path, Fingerprint(*seen), Source.BACKLOG) for path, *seen in some]
+            await self._ledger.enqueue([*map(ignored, versions)])
+        return young
 
     async def wait_for_room(self) -> None:
         """Return once there is room for more of a scan."""
@@ -234,12 +273,11 @@ class Lane:
     async def run(self) -> None:
         """Settle until cancelled."""
         try:
-            with alive(f"settling of {self.watch}") as heart:
-                async with asyncio.TaskGroup() as tasks:
-                    while True:
-                        heart.beat()
-                        if not await self.turn(tasks):
-                            await self._sleep()
+            async with asyncio.TaskGroup() as tasks:
+                while True:
+                    beat()
+                    if not await self.turn(tasks):
+                        await self._sleep()
         finally:
             self._stop.set()  # ends a hash that a thread is computing
 
@@ -256,10 +294,10 @@ class Lane:
         if not due:
             # A file that got the place of a task may not have used it: it was gone.
             return self._give_places(COMPARING - self._comparing)
-        paths = [(entry.path, entry.look) for entry in due]
-        inline = len(paths) <= self.looker.inline_limit
+        looker, paths = self._looker, [(entry.path, entry.look) for entry in due]
+        inline = len(paths) <= looker.inline_limit
         read = read_cached if inline else read_at
-        looked = await run(lambda: self.looker.look(paths, read), inline=inline)
+        looked = await run(lambda: looker.look(paths, read), inline=inline)
         asked = list[_Found]()
         for entry, look in zip(due, looked, strict=True):
             self._backlog -= entry.in_backlog
@@ -353,7 +391,7 @@ class Lane:
         same: bool | None = known.fingerprint == fingerprint
         if not same:
             async with self._one_hash:
-                same = await in_background(self.looker.same_content, entry.path, fingerprint, known, self._stop)
+                same = await in_background(self._looker.same_content, entry.path, fingerprint, known, self._stop)
         if same and known.gone_at is not None and not await self._on_return(known._replace(fingerprint=fingerprint)):
             same = None
         self._end_comparison(entry)
@@ -390,7 +428,7 @@ class Lane:
         """Record new versions."""
         versions, contents, now = [], {}, utcnow()
         for entry, look, fingerprint in found:
-            version = make_version(self.config, entry.path, fingerprint, entry.source, fault=look.fault, now=now)
+            version = make_version(self._config, entry.path, fingerprint, entry.source, fault=look.fault, now=now)
             versions.append(version)
             if look.content:
                 contents[version.file_id] = look.content

@@ -14,6 +14,7 @@ import re
 from typing import TYPE_CHECKING
 
 from presignd.errors import PresigndError
+from presignd.model import Source
 from presignd.pipeline.announce import shown_path
 from presignd.pipeline.files.folder import rename_to_free
 from presignd.pipeline.files.ignore import INBOX_PREFIX, OWN_PREFIX
@@ -23,11 +24,12 @@ from presignd.system.durable import sync
 from presignd.telemetry.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from presignd.ledger import Ledger
     from presignd.model import FileVersion
     from presignd.pipeline.files.folder import Folder
+    from presignd.pipeline.settle.lane import Lane
 
 log = get_logger()
 
@@ -39,15 +41,13 @@ class Leftovers:
 
     def __init__(
         self,
-        watch: str,
+        lane: Lane,
         folder: Folder,
         ledger: Ledger,
-        submit: Callable[[str, list[bytes]], None],
         *,
         pause: float,
     ) -> None:
-        self._watch, self._folder, self._ledger, self._submit = watch, folder, ledger, submit
-        self._pause = pause
+        self._lane, self._folder, self._ledger, self._pause = lane, folder, ledger, pause
         self._paths: set[bytes] = set()
         self._unknown: set[bytes] = set()
 
@@ -78,7 +78,7 @@ class Leftovers:
             return await asyncio.to_thread(self._is_there, path)
         back = await asyncio.to_thread(self._put_right, path, version, is_link=match[2] is not None)
         if back:
-            self._submit(self._watch, [back])
+            self._lane.submit([back], Source.EVENT)
         return False
 
     def _log_unknown(self, path: bytes) -> None:
@@ -87,7 +87,7 @@ class Leftovers:
             self._unknown.add(path)
             log.warning(
                 "file.left_aside",
-                watch=self._watch,
+                watch=self._lane.watch,
                 path=shown_path(self._folder.root, path),
                 fix="give it its name back, and it is looked at; or remove it",
             )

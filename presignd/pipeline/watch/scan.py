@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from presignd.ledger import Ledger
     from presignd.model import Listed
     from presignd.pipeline.files.ignore import Ignore
-    from presignd.pipeline.settle.settler import Settler
+    from presignd.pipeline.settle.lane import Lane
     from presignd.pipeline.watch.leftovers import Leftovers
     from presignd.pipeline.watch.watcher import Pauses
 
@@ -203,7 +203,7 @@ class Scanner:
         ignore: Ignore,
         unfinished: Unfinished,
         *,
-        settler: Settler,
+        lane: Lane,
         ledger: Ledger,
         leftovers: Leftovers,
         log: FilteringBoundLogger,
@@ -212,7 +212,7 @@ class Scanner:
         self.scanned = asyncio.Event()
         self.events, self.lost, self.outdated = True, False, False
         self._config, self._folder, self._ignore, self._unfinished = config, folder, ignore, unfinished
-        self._settler, self._ledger, self._leftovers = settler, ledger, leftovers
+        self._lane, self._ledger, self._leftovers = lane, ledger, leftovers
         self._log, self._pauses = log, pauses
         self._requested = ""
         self._due_at: float | None = None
@@ -366,13 +366,13 @@ class Scanner:
 
     async def _submit(self, scan: Scan, source: Source, ignore_before: datetime | None = None) -> tuple[int, float]:
         """Give settling what a scan finds; return the candidates, and the seconds it cost without waiting."""
-        candidates, cost, name = 0, 0.0, self._config.name
+        candidates, cost = 0, 0.0
         async with aclosing(scan.in_thread()) as batches:
             async for batch in batches:
                 beat()
-                await self._settler.wait_for_room(name)
+                await self._lane.wait_for_room()
                 began = time.monotonic()
-                candidates += await self._settler.submit_scanned(name, batch, source, ignore_before=ignore_before)
+                candidates += await self._lane.submit_scanned(batch, source, ignore_before=ignore_before)
                 cost += time.monotonic() - began
         self._leftovers.add(scan.own_names)
         if scan.cut_short:

@@ -17,10 +17,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from presignd.errors import Fault, FileFault, lacks_descriptors, reason_of
-from presignd.model import Fingerprint
+from presignd.model import Fingerprint, Source
 from presignd.pipeline.files.folder import Folder, Gone, NotRegular
 from presignd.pipeline.files.ignore import Ignore, Unfinished, marked
 from presignd.pipeline.files.lease import writer_check_of
+from presignd.pipeline.settle.looker import Looker
 from presignd.pipeline.watch.inotify import inotify_source
 from presignd.pipeline.watch.leftovers import Leftovers
 from presignd.pipeline.watch.scan import Scanner
@@ -41,7 +42,9 @@ if TYPE_CHECKING:
     from presignd.ledger import Ledger
     from presignd.model import FileVersion
     from presignd.pipeline.files.lease import WriterCheck
-    from presignd.pipeline.settle.settler import Settler
+    from presignd.pipeline.settle.lane import Lane
+    from presignd.pipeline.settle.looker import ReadAhead
+    from presignd.pipeline.unit.folders import WatchMarkers
 
 _GONE_BATCH = 500
 """Paths noted as gone in one change of the ledger."""
@@ -82,29 +85,32 @@ class Watcher:
         self,
         config: WatchConfig,
         folder: Folder,
-        settler: Settler,
+        lane: Lane,
         ledger: Ledger,
         log: FilteringBoundLogger,
         *,
+        ahead: ReadAhead,
+        markers: WatchMarkers,
         on_vanished: Callable[[Sequence[FileVersion]], None],
         pauses: Pauses = PAUSES,
     ) -> None:
-        self.name = config.name
+        self.name, self.lane = config.name, lane
         self.watching = asyncio.Event()
         self.check: WriterCheck | None = None
-        self._config, self._folder, self._settler, self._ledger = config, folder, settler, ledger
+        self._config, self._folder, self._ledger = config, folder, ledger
         self._log = log.bind(watch=config.name)
         self._path = folder.root.decode("utf-8", "backslashreplace")
+        self._ahead, self._markers = ahead, markers if config.links_folders else None
         self._on_vanished, self._pauses = on_vanished, pauses
         self._ignore = Ignore.of(config)
         self._unfinished = Unfinished()
-        self._leftovers = Leftovers(config.name, folder, ledger, settler.submit, pause=pauses.leftovers)
+        self._leftovers = Leftovers(lane, folder, ledger, pause=pauses.leftovers)
         self._scanner = Scanner(
             config,
             folder,
             self._ignore,
             self._unfinished,
-            settler=settler,
+            lane=lane,
             ledger=ledger,
             leftovers=self._leftovers,
             log=self._log,
@@ -132,6 +138,7 @@ class Watcher:
     async def run(self) -> None:
         """Watch until cancelled."""
         loops = {
+            "settling": self.lane.run,
             "watching": self._watch,
             "scanning": self._scanner.scan_when_due,
             "scanning directories": self._scanner.scan_directories,
@@ -234,7 +241,7 @@ class Watcher:
         )
         if found.cut_short:
             self._scanner.request_later()
-        self._settler.submit(self.name, found.files, closed=hints.closed)
+        self.lane.submit(found.files, Source.EVENT, closed=hints.closed)
         await asyncio.sleep(0)  # the files first: the rest is done while the ledger works
         self._scanner.request_directories(found.directories)
         gone = sorted(found.gone)
@@ -263,7 +270,16 @@ class Watcher:
         """Choose the writer check and start to settle; return False if the filesystem's type can't be read."""
         try:
             check = await asyncio.to_thread(writer_check_of, self._folder)
-            self._settler.add(self._config, self._folder, check, self._unfinished)
+            self.lane.use(
+                Looker(
+                    self._config,
+                    self._folder,
+                    check,
+                    unfinished=self._unfinished,
+                    ahead=self._ahead,
+                    markers=self._markers,
+                )
+            )
         except OSError:
             return False
         self.check = check

@@ -24,9 +24,7 @@ from presignd.pipeline.settle import looker
 from presignd.pipeline.settle.decide import LOCAL_PRECISION, NETWORK_PRECISION, Look, Rules, decide
 from presignd.pipeline.settle.lane import COMPARING, ROOM, SHOWN, Lane
 from presignd.pipeline.settle.looker import Looker, ReadAhead
-from presignd.pipeline.settle.settler import Settler
 from presignd.pipeline.stage import TURN, Ahead
-from presignd.pipeline.unit.folders import Markers
 from presignd.states import IN_FLIGHT, is_recorded
 
 EPOCH = 1_800_000_000 * 10**9
@@ -182,25 +180,19 @@ class Bench:
         self.told: list[Enqueued] = []
         self.contents: dict[bytes, Prepared] = {}
         self.hashed_by: Collection[str] = ()
-        watch = WatchConfig(name="drop", path=Path("/srv/drop"), bucket="test-bucket", **options)
+        watch = self.watch = WatchConfig(name="drop", path=Path("/srv/drop"), bucket="test-bucket", **options)
         ledger: Any = self.ledger
         self.returned: list[FileVersion] = []
         self.is_back = True
         self.files = Files(self.clock, Rules.of(watch.settle), self.ahead)
         self.lane = Lane(
             watch,
-            self.files,
             ledger,
             record=self.record,
             on_return=self.is_there,
             monotonic=self.clock.monotonic,
         )
-        self.settler = self.new_settler()
-        self.settler.add_lane(self.lane)
-
-    def new_settler(self) -> Settler:
-        ledger: Any = self.ledger
-        return Settler(ledger, self.record, markers=Markers(), on_return=self.is_there, ahead=self.ahead)
+        self.lane.use(self.files)
 
     async def record(self, versions: Sequence[NewVersion], contents: Mapping[str, Prepared]) -> None:
         """Record them whoever is cancelled meanwhile, as the recorder does."""
@@ -249,7 +241,7 @@ async def test_a_quiet_file_is_enqueued_and_told_of(bench: Bench) -> None:
     assert await bench.turn()
     assert bench.paths() == [b"a"]
     assert [one.version.path for one in bench.told] == [b"a"]
-    assert bench.settler.snapshot() == []
+    assert bench.lane.snapshot() == []
     assert not await bench.turn(3600)
 
 
@@ -292,7 +284,7 @@ async def test_one_turn_asks_the_ledger_once(bench: Bench) -> None:
 async def test_a_young_file_is_looked_at_again_when_its_quiet_time_is_over_and_not_before(bench: Bench) -> None:
     bench.file(b"a", OLD._replace(ctime_ns=EPOCH))
     await bench.turn()
-    assert bench.settler.snapshot()[0].why == "not yet quiet for 1 s"
+    assert bench.lane.snapshot()[0].why == "not yet quiet for 1 s"
     assert not await bench.turn(0.99)
     assert await bench.turn(0.01)
     assert bench.paths() == [b"a"]
@@ -314,7 +306,7 @@ async def test_a_held_file_waits_and_an_event_brings_the_look_forward(bench: Ben
     bench.file(b"a")
     for _ in range(20):
         await bench.turn(1.0)
-    assert [(one.path, one.why) for one in bench.settler.snapshot()] == [(b"a", "open for writing")]
+    assert [(one.path, one.why) for one in bench.lane.snapshot()] == [(b"a", "open for writing")]
     bench.files.writers.clear()
     assert not await bench.turn(0.2)
     bench.file(b"a")
@@ -335,14 +327,14 @@ async def test_a_file_that_vanishes_while_it_settles_is_forgotten(bench: Bench) 
     await bench.turn()
     del bench.files.there[b"a"]
     await bench.turn(1)
-    assert bench.settler.snapshot() == []
+    assert bench.lane.snapshot() == []
     assert bench.ledger.enqueued == []
 
 
 async def test_an_event_during_the_turn_that_settles_a_file_brings_another_look(bench: Bench) -> None:
     """What the event tells of may have come after the look: dropping it would lose the newer content."""
     newer = OLD._replace(size=6)
-    bench.files.during = lambda: bench.settler.submit("drop", [b"a"])
+    bench.files.during = lambda: bench.lane.submit([b"a"], Source.EVENT)
     bench.file(b"a")
     await bench.turn()
     bench.files.during = lambda: None
@@ -368,7 +360,7 @@ async def test_new_content_waits_while_the_version_before_it_is_in_flight(bench:
     for _ in range(10):
         await bench.turn(2)
     assert len(bench.ledger.enqueued) == 1
-    assert "in flight" in bench.settler.snapshot()[0].why
+    assert "in flight" in bench.lane.snapshot()[0].why
     bench.ledger.move(b"a", State.FINISHED)
     await bench.turn(2)
     assert [one.fingerprint.size for one in bench.ledger.enqueued] == [5, 6]
@@ -397,7 +389,7 @@ async def test_equal_content_under_another_ctime_is_recorded_as_the_same_version
     await bench.turn()
     assert bench.paths() == [b"a"]
     assert bench.ledger.current[b"a"].fingerprint == touched
-    assert bench.settler.snapshot() == []
+    assert bench.lane.snapshot() == []
 
 
 async def test_other_content_under_the_same_size_and_mtime_is_a_new_version(bench: Bench) -> None:
@@ -417,10 +409,10 @@ async def test_a_file_that_changes_while_it_is_compared_is_looked_at_again(bench
     bench.files.same = None
     bench.file(b"a", OLD._replace(ctime_ns=OLD.ctime_ns + 1))
     await bench.turn()
-    assert len(bench.settler.snapshot()) == 1
+    assert len(bench.lane.snapshot()) == 1
     bench.files.same = True
     await bench.turn(1)
-    assert bench.settler.snapshot() == []
+    assert bench.lane.snapshot() == []
 
 
 @pytest.mark.parametrize("now", [OLD, OLD._replace(ino=OLD.ino + 1)])
@@ -434,12 +426,12 @@ async def test_a_version_whose_file_is_back_is_told_of_before_that_is_recorded(b
     await bench.turn()
     assert [version.fingerprint for version in bench.returned] == [now]
     assert bench.ledger.current[b"a"].fingerprint == OLD
-    assert len(bench.settler.snapshot()) == 1
+    assert len(bench.lane.snapshot()) == 1
     bench.is_back = True
     await bench.turn(1)
     assert bench.ledger.current[b"a"].fingerprint == now
     assert bench.paths() == [b"a"]
-    assert bench.settler.snapshot() == []
+    assert bench.lane.snapshot() == []
 
 
 async def test_a_folder_that_is_touched_whole_is_compared_a_few_files_at_a_time(bench: Bench) -> None:
@@ -457,12 +449,12 @@ async def test_a_folder_that_is_touched_whole_is_compared_a_few_files_at_a_time(
     async with asyncio.TaskGroup() as tasks:
         while await bench.lane.turn(tasks):
             assert bench.lane._comparing <= COMPARING
-        assert len(bench.settler.snapshot()) == len(paths)
+        assert len(bench.lane.snapshot()) == len(paths)
         bench.files.compared.set()
-    assert len(bench.settler.snapshot()) == 50
+    assert len(bench.lane.snapshot()) == 50
     while await bench.turn():
         pass
-    assert bench.settler.snapshot() == []
+    assert bench.lane.snapshot() == []
     assert {one.fingerprint for one in bench.ledger.current.values()} == {touched}
 
 
@@ -489,7 +481,7 @@ async def test_a_file_that_waits_to_be_compared_is_looked_at_when_an_event_tells
         bench.files.compared.set()
     while await bench.turn():
         pass
-    assert bench.settler.snapshot() == []
+    assert bench.lane.snapshot() == []
 
 
 async def test_files_that_wait_to_be_compared_get_their_turn_though_the_one_before_them_is_gone(
@@ -512,7 +504,7 @@ async def test_files_that_wait_to_be_compared_get_their_turn_though_the_one_befo
         bench.files.compared.set()
     while await bench.turn():
         pass
-    assert bench.settler.snapshot() == []
+    assert bench.lane.snapshot() == []
     assert bench.ledger.current[b"behind"].fingerprint == touched
 
 
@@ -526,11 +518,11 @@ async def test_a_version_that_moves_on_while_its_file_is_compared_is_asked_for_a
     bench.files.comparing = lambda: bench.ledger.move(b"a", State.QUEUED, file_id="another")
     bench.file(b"a", touched)
     await bench.turn()
-    assert [one.path for one in bench.settler.snapshot()] == [b"a"]
+    assert [one.path for one in bench.lane.snapshot()] == [b"a"]
     bench.files.comparing = lambda: None
     bench.ledger.move(b"a", State.FINISHED, file_id=file_id)
     await bench.turn(1)
-    assert bench.settler.snapshot() == []
+    assert bench.lane.snapshot() == []
     assert bench.ledger.current[b"a"].fingerprint == touched
 
 
@@ -547,7 +539,7 @@ async def test_a_scan_waits_while_too_much_is_to_be_compared(bench: Bench, monke
         bench.file(path, OLD._replace(ctime_ns=OLD.ctime_ns + 1))
     async with asyncio.TaskGroup() as tasks:
         await bench.lane.turn(tasks)
-        waiting = asyncio.ensure_future(bench.settler.wait_for_room("drop"))
+        waiting = asyncio.ensure_future(bench.lane.wait_for_room())
         await asyncio.sleep(0)
         assert not waiting.done()
         bench.files.compared.set()
@@ -591,7 +583,7 @@ async def test_a_path_that_is_forgotten_no_longer_counts_as_waiting_for_a_fault_
     with capture_logs() as told:
         bench.file(b"a")
         await bench.turn()
-        assert bench.settler.snapshot() == []
+        assert bench.lane.snapshot() == []
         bench.file(b"b")
         await bench.turn()
     assert [one["path"] for one in told] == ["/srv/drop/a", "/srv/drop/b"]
@@ -607,64 +599,54 @@ async def test_an_unreadable_file_is_recorded_as_quarantined(bench: Bench) -> No
 async def test_a_scan_offers_only_what_the_ledger_does_not_have(bench: Bench) -> None:
     bench.file(b"a")
     await bench.turn()
-    assert await bench.settler.submit_scanned("drop", [listed(b"a"), listed(b"b")], Source.SCAN) == 1
-    assert [one.path for one in bench.settler.snapshot()] == [b"b"]
+    assert await bench.lane.submit_scanned([listed(b"a"), listed(b"b")], Source.SCAN) == 1
+    assert [one.path for one in bench.lane.snapshot()] == [b"b"]
 
 
 async def test_files_older_than_the_first_start_are_recorded_as_ignored_and_keep_no_key(bench: Bench) -> None:
     young = OLD._replace(ctime_ns=EPOCH)
     first_start = datetime.fromtimestamp(EPOCH / 1e9 - 60, UTC)
     found = [listed(b"old"), listed(b"young", young)]
-    assert await bench.settler.submit_scanned("drop", found, Source.BACKLOG, ignore_before=first_start) == 1
+    assert await bench.lane.submit_scanned(found, Source.BACKLOG, ignore_before=first_start) == 1
     assert [(one.path, one.state, one.key) for one in bench.ledger.enqueued] == [(b"old", State.IGNORED, None)]
-    assert [one.path for one in bench.settler.snapshot()] == [b"young"]
+    assert [one.path for one in bench.lane.snapshot()] == [b"young"]
 
 
 async def test_a_first_scan_ignores_no_file_that_came_after_the_first_start(bench: Bench) -> None:
     first_start = datetime.fromtimestamp(EPOCH / 1e9 - 60, UTC)
     found = [listed(b"young", OLD._replace(ctime_ns=EPOCH))]
-    assert await bench.settler.submit_scanned("drop", found, Source.BACKLOG, ignore_before=first_start) == 1
+    assert await bench.lane.submit_scanned(found, Source.BACKLOG, ignore_before=first_start) == 1
     assert bench.ledger.enqueued == []
-    assert [one.path for one in bench.settler.snapshot()] == [b"young"]
+    assert [one.path for one in bench.lane.snapshot()] == [b"young"]
 
 
 async def test_a_scan_waits_while_too_much_has_not_been_looked_at(bench: Bench) -> None:
     for number in range(ROOM):
         bench.file(b"%d" % number, source=Source.BACKLOG)
-    waiting = asyncio.ensure_future(bench.settler.wait_for_room("drop"))
+    waiting = asyncio.ensure_future(bench.lane.wait_for_room())
     await asyncio.sleep(0)
     assert not waiting.done()
     await bench.turn()
     await waiting
 
 
-async def test_hints_of_unknown_watches_are_dropped(bench: Bench) -> None:
-    bench.settler.submit("other", [b"a"])
-    assert bench.settler.snapshot() == []
+async def test_hints_before_the_folder_was_opened_are_dropped(bench: Bench) -> None:
+    ledger: Any = bench.ledger
+    lane = Lane(bench.watch, ledger, record=bench.record, on_return=bench.is_there)
+    lane.submit([b"a"], Source.EVENT)
+    assert lane.snapshot() == []
 
 
-@pytest.mark.parametrize("before", [True, False])
-async def test_a_lane_that_is_added_runs_whether_others_do_already(bench: Bench, *, before: bool) -> None:
-    bench.file(b"a")
-    settler = bench.new_settler()
-    if before:
-        settler.add_lane(bench.lane)
-    running = asyncio.ensure_future(settler.run())
+async def test_a_lane_that_runs_takes_what_is_submitted(bench: Bench) -> None:
+    running = asyncio.ensure_future(bench.lane.run())
     await asyncio.sleep(0)
-    if not before:
-        settler.add_lane(bench.lane)
+    bench.file(b"a")
     async with asyncio.timeout(10):
         while not bench.told:  # noqa: ASYNC110 - the lane looks in a thread
             await asyncio.sleep(0)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert bench.paths() == [b"a"]
-
-
-async def test_a_watch_that_is_removed_before_it_ran_settles_nothing_more(bench: Bench) -> None:
-    bench.file(b"a")
-    await bench.settler.remove("drop")
-    assert bench.settler.snapshot() == []
 
 
 @pytest.mark.parametrize(
@@ -684,9 +666,8 @@ async def test_each_path_that_settles_is_found_though_only_the_first_are_shown(b
     for number in range(SHOWN + 1):
         bench.file(b"%d" % number)
     last = b"%d" % SHOWN
-    assert last not in {one.path for one in bench.settler.snapshot()}
-    found = bench.settler.settling("drop", last)
+    assert last not in {one.path for one in bench.lane.snapshot()}
+    found = bench.lane.settling(last)
     assert found is not None
     assert (found.watch, found.path, found.why) == ("drop", last, "not looked at yet")
-    assert bench.settler.settling("drop", b"other") is None
-    assert bench.settler.settling("other", last) is None
+    assert bench.lane.settling(b"other") is None

@@ -50,7 +50,7 @@ async def test_a_mount_that_one_look_saw_is_not_forgotten_by_another_that_began_
 
     folder: Any = SimpleNamespace(refresh_mounts=refresh_mounts)
     unused: Any = None
-    rest: Any = dict.fromkeys(("settler", "ledger", "leftovers", "log", "pauses"))
+    rest: Any = dict.fromkeys(("lane", "ledger", "leftovers", "log", "pauses"))
     scanner = Scanner(unused, folder, unused, unused, **rest)
     first = asyncio.create_task(scanner.check_mounts())
     await asyncio.sleep(0)
