@@ -36,7 +36,7 @@ async def fill(config: Path, listing: Path) -> None:
     mark = await ledger.links_mark()
     assert mark is not None, "the daemon before uploaded something"
     with listing.open("w", encoding="utf-8") as lines:
-        for batch in Scan(Folder(watch), Ignore.of(watch)).batches():
+        for batch in Scan(Folder(watch), Ignore(watch)).batches():
             lines.writelines(f"{size}\t{mtime_ns}\t{path.decode()}\n" for path, _, size, mtime_ns, _ in batch)
             await _record(ledger, watch, await ledger.differing(watch.name, batch), mark)
     await ledger.close(clean=True)

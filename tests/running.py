@@ -133,7 +133,7 @@ class Running:
         await asyncio.gather(*(watcher.watching.wait() for watcher in watchers))
         before = len(self.events("scan.finished"))
         for watcher in watchers:
-            watcher._scanner.request("test")
+            watcher.scanner.request("test")
         await self.said_by_now("scan.finished", before + len(watchers))
 
     def links(self) -> list[str]:

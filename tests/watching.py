@@ -69,7 +69,7 @@ class Drop:
     async def rescan(self) -> None:
         """Wait for a complete scan that began after this call."""
         before = len(self.events("scan.finished"))
-        self.watcher._scanner.request("test")
+        self.watcher.scanner.request("test")
         await self.scanned(before + 1)
 
     async def through(self) -> None:

@@ -96,7 +96,7 @@ class Daemon:
         """Load the HTTP client and run upkeep after the first scans: the start and new files go first."""
         with suppress(TimeoutError):
             async with asyncio.timeout(UPKEEP_SECONDS):
-                await asyncio.gather(*(watcher.scanned.wait() for watcher in self._pipeline.watchers))
+                await asyncio.gather(*(watcher.scanner.scanned.wait() for watcher in self._pipeline.watchers))
         await asyncio.to_thread(work.store.load)
         await upkeep(self._pipeline.ledger, work.opened, work.config.ledger.keep, self._pipeline.shared.announcer.done)
 

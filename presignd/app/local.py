@@ -54,7 +54,7 @@ async def dry_run(config: Config) -> AsyncIterator[dict[str, Any]]:
             for watcher in pipeline.watchers:
                 bucket = work.buckets[watcher.name]
                 prefix = await bucket.prefix()
-                for path, fingerprint in await watcher.scan_once():
+                for path, fingerprint in await watcher.scanner.list_new():
                     version = make_version(bucket.watch, path, fingerprint, Source.SCAN, prefix=prefix)
                     yield {
                         "watch": watcher.name,

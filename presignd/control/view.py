@@ -151,7 +151,12 @@ class View:
     def folders(self) -> Sequence[FolderView]:
         """Return every watch, in the configuration's order."""
         return [
-            FolderView(watcher.name, watcher.check.mode if watcher.check else "", watcher.next_scan_at, watcher.lost)
+            FolderView(
+                watcher.name,
+                watcher.check.mode if watcher.check else "",
+                watcher.scanner.next_scan_at,
+                watcher.scanner.lost,
+            )
             for watcher in self._watchers
         ]
 

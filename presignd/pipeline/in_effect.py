@@ -187,7 +187,7 @@ class Work:
         signed = signed_store(config.presign, config.upload, clock=utcnow, rate=self.rate)
         self.presigner, self.store = signed.presigner, signed.client
         self.buckets = {watch.name: Bucket(watch, config.presign, config.upload, signed) for watch in config.watches}
-        self.ignores = {watch.name: Ignore.of(watch) for watch in config.watches}
+        self.ignores = {watch.name: Ignore(watch) for watch in config.watches}
         self.breakers = Breakers(self.buckets, self.presigner, self._wake, shared.pauses.backoff, shared.on_store_event)
         self.finisher = Finisher(config.watches, opened, shared, self._leave)
         self.faults = UploadFaults(config.upload.attempts, opened, shared, self.breakers, self._give_back)

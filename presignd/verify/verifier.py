@@ -141,7 +141,7 @@ class Verifier:
         folder, config = self._folders.get(watch), self._buckets[watch].watch
         if not isinstance(folder, Folder):
             return None
-        return Scan(folder, Ignore.of(config), directory, recursive=config.recursive)
+        return Scan(folder, Ignore(config), directory, recursive=config.recursive)
 
     def is_directory(self, watch: str, path: bytes) -> bool:
         """Return whether a directory of a watch is at ``path``. Blocking."""

@@ -16,10 +16,10 @@ import pytest
 
 from presignd.config import WatchConfig
 from presignd.pipeline.files.folder import Folder
-from presignd.pipeline.files.ignore import Ignore
 from presignd.pipeline.watch.inotify import inotify_source
 from presignd.pipeline.watch.source import Hints, SourceEnded
 from presignd.pipeline.watch.watchfiles import watchfiles_source
+from tests.ignoring import ignoring
 from tests.mounts import short_queue
 
 PATIENCE = 20.0
@@ -27,7 +27,7 @@ Source = AsyncGenerator[Hints, None]
 Make = Callable[[WatchConfig, Folder], Source]
 
 SOURCES: dict[str, Make] = {
-    "inotify": lambda watch, folder: inotify_source(watch, folder, Ignore()),
+    "inotify": lambda watch, folder: inotify_source(watch, folder, ignoring()),
     "watchfiles": lambda watch, folder: watchfiles_source(watch, folder.root),
 }
 

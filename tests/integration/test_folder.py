@@ -22,13 +22,13 @@ from presignd.model import Fingerprint
 from presignd.pipeline.files import folder as module
 from presignd.pipeline.files.folder import Folder, Gone, NotRegular
 from presignd.pipeline.files.hash import TINY, prepare
-from presignd.pipeline.files.ignore import Ignore
 from presignd.pipeline.watch import scan as scan_module
 from presignd.pipeline.watch.scan import BATCH, MAX_BATCH, Scan
 from presignd.system import filesystem
 from presignd.system.filesystem import read_cached
 from tests.descriptors import open_descriptors
 from tests.finishing import failing
+from tests.ignoring import ignoring
 from tests.unprivileged import unprivileged, without_rights, world_readable
 
 
@@ -372,7 +372,7 @@ def test_a_scan_finds_regular_files_of_any_name_and_nothing_else(folder: Folder,
     (tmp_path / "drop" / ".hidden" / "x").touch()
     (tmp_path / "drop" / os.fsdecode(b"\xff\xfe")).touch()
     (tmp_path / "drop" / "line\nfeed").touch()
-    scan = Scan(folder, Ignore())
+    scan = Scan(folder, ignoring())
     assert found(scan) == [b"a/b/file", b"line\nfeed", b"\xff\xfe"]
     assert (scan.files, scan.directories, scan.problems) == (3, 3, [])
 
@@ -380,7 +380,7 @@ def test_a_scan_finds_regular_files_of_any_name_and_nothing_else(folder: Folder,
 def test_a_scan_yields_fingerprints_in_batches(folder: Folder, tmp_path: Path) -> None:
     for number in range(BATCH + 1):
         (tmp_path / "drop" / str(number)).touch()
-    batches = list(Scan(folder, Ignore()).batches())
+    batches = list(Scan(folder, ignoring()).batches())
     assert [len(batch) for batch in batches] == [BATCH + 1, 1]
     path, *rest = batches[0][0]
     assert Fingerprint(*rest) == Fingerprint.of(folder.stat(path))
@@ -389,15 +389,15 @@ def test_a_scan_yields_fingerprints_in_batches(folder: Folder, tmp_path: Path) -
 def test_a_scan_of_a_part_stays_in_it_and_at_its_top_if_asked(folder: Folder, tmp_path: Path) -> None:
     (tmp_path / "drop" / "a" / "top").touch()
     (tmp_path / "drop" / "other").touch()
-    assert found(Scan(folder, Ignore(), b"a")) == [b"a/b/file", b"a/top"]
-    assert found(Scan(folder, Ignore(), b"a", recursive=False)) == [b"a/top"]
-    assert found(Scan(folder, Ignore(), b"missing")) == []
+    assert found(Scan(folder, ignoring(), b"a")) == [b"a/b/file", b"a/top"]
+    assert found(Scan(folder, ignoring(), b"a", recursive=False)) == [b"a/top"]
+    assert found(Scan(folder, ignoring(), b"missing")) == []
 
 
 def test_a_scan_ends_when_it_is_told_to(folder: Folder, tmp_path: Path) -> None:
     for number in range(MAX_BATCH + 1):
         (tmp_path / "drop" / str(number)).touch()
-    scan = Scan(folder, Ignore())
+    scan = Scan(folder, ignoring())
     batches = scan.batches()
     next(batches)
     scan.stop.set()
@@ -407,7 +407,7 @@ def test_a_scan_ends_when_it_is_told_to(folder: Folder, tmp_path: Path) -> None:
 def test_a_directory_that_vanishes_under_a_scan_is_left_out(folder: Folder, tmp_path: Path) -> None:
     for number in range(BATCH):
         (tmp_path / "drop" / str(number)).touch()
-    scan = Scan(folder, Ignore())
+    scan = Scan(folder, ignoring())
     batches = scan.batches()
     next(batches)
     shutil.rmtree(tmp_path / "drop" / "a")
@@ -424,7 +424,7 @@ def test_a_file_that_vanishes_under_a_scan_is_left_out(
     shutil.rmtree(tmp_path / "drop" / "a")
     for number in range(3):
         (tmp_path / "drop" / str(number)).touch()
-    scan = Scan(folder, Ignore())
+    scan = Scan(folder, ignoring())
     batches = scan.batches()
     ((first, *_),) = next(batches)
     for number in {0, 1, 2} - {int(first)}:
@@ -452,7 +452,7 @@ def test_a_directory_that_can_be_listed_in_part_alone_loses_none_of_that_part(
 
     scandir = os.scandir
     monkeypatch.setattr(os, "scandir", failing_scandir)
-    scan = Scan(folder, Ignore())
+    scan = Scan(folder, ignoring())
     assert len(found(scan)) == scan.files == damage
     assert len(scan.problems) == 1
 
@@ -462,7 +462,7 @@ def test_nothing_below_an_ignored_directory_is_scanned_even_when_it_is_asked_for
 ) -> None:
     (tmp_path / "drop" / ".hidden").mkdir()
     (tmp_path / "drop" / ".hidden" / "x").touch()
-    assert found(Scan(folder, Ignore(), b".hidden")) == []
+    assert found(Scan(folder, ignoring(), b".hidden")) == []
 
 
 def test_a_scan_names_what_it_cannot_read_and_goes_on(shared: Path) -> None:
@@ -472,7 +472,7 @@ def test_a_scan_names_what_it_cannot_read_and_goes_on(shared: Path) -> None:
         (shared / "drop" / name / "file").touch()
     (shared / "drop" / "closed").chmod(0)
     opened = Folder(watch(shared / "drop"))
-    scan = Scan(opened, Ignore())
+    scan = Scan(opened, ignoring())
     with without_rights():
         assert found(scan) == [b"open/file"]
     (shared / "drop" / "closed").chmod(0o700)

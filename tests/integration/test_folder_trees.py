@@ -57,7 +57,7 @@ def test_only_folders_with_their_markers_that_no_rule_ignores_are_marked(
     fill(tmp_path / "drop", "unmarked", {}, ready=False)
     (tmp_path / "drop/file").touch()
     (tmp_path / "drop/file.ok").touch()
-    assert [name for name, _ in marked_folders(folder, made, Ignore.of(made))] == [b"a", b"b"]
+    assert [name for name, _ in marked_folders(folder, made, Ignore(made))] == [b"a", b"b"]
 
 
 def test_while_the_root_is_away_nothing_is_marked(watched: tuple[WatchConfig, Folder]) -> None:
@@ -65,7 +65,7 @@ def test_while_the_root_is_away_nothing_is_marked(watched: tuple[WatchConfig, Fo
         def open_directory(self, _: bytes) -> int:
             raise Gone("away")
 
-    assert marked_folders(cast("Folder", Away()), watched[0], Ignore.of(watched[0])) == []
+    assert marked_folders(cast("Folder", Away()), watched[0], Ignore(watched[0])) == []
 
 
 def test_a_look_at_a_folder_tells_whether_it_is_there_and_marked_anew(

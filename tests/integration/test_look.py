@@ -15,12 +15,13 @@ import pytest
 from presignd.config import WatchConfig
 from presignd.model import FileVersion, Fingerprint, State
 from presignd.pipeline.files.folder import Folder
-from presignd.pipeline.files.ignore import Ignore, Unfinished
+from presignd.pipeline.files.ignore import Unfinished
 from presignd.pipeline.files.lease import WriterCheck, ignore_sigio
 from presignd.pipeline.settle.decide import Look
 from presignd.pipeline.settle.looker import Looker
 from presignd.pipeline.watch.scan import Scan
 from tests.finishing import failing
+from tests.ignoring import ignoring
 from tests.versions import in_state
 
 CONTENT = os.urandom(3_000_000)
@@ -137,7 +138,7 @@ def test_an_empty_file_waits_for_the_unfinished_download_beside_it_however_old(t
     place = Place(tmp_path)
     (tmp_path / beside).mkdir() if beside == "a.download" else (tmp_path / beside).write_bytes(b"half")
     os.utime(tmp_path / beside, (0, 0))
-    assert len([*Scan(place.folder, Ignore(), unfinished=place.unfinished).batches()]) == 1
+    assert len([*Scan(place.folder, ignoring(), unfinished=place.unfinished).batches()]) == 1
     assert place.look(b"a")[0].download == beside
     place.folder.close()
 
@@ -159,6 +160,6 @@ def test_a_file_that_is_not_empty_waits_for_a_download_that_goes_on_and_for_what
 
 def test_a_download_under_a_name_that_the_watch_does_not_ignore_is_a_file_like_any_other(place: Place) -> None:
     (place.root / "a.part").write_bytes(b"half")
-    (batch,) = Scan(place.folder, Ignore(["!*.part"]), unfinished=place.unfinished).batches()
+    (batch,) = Scan(place.folder, ignoring("!*.part"), unfinished=place.unfinished).batches()
     assert len(batch) == 2
     assert place.look(b"a")[0].download == ""

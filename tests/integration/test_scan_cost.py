@@ -16,9 +16,9 @@ from presignd.ledger import queries as questions
 from presignd.ledger.schema import LEDGER
 from presignd.model import Fingerprint, Listed
 from presignd.pipeline.files.folder import Folder
-from presignd.pipeline.files.ignore import Ignore
 from presignd.pipeline.watch.scan import Scan
 from presignd.system.sqlite import DatabaseFile
+from tests.ignoring import ignoring
 from tests.versions import new
 
 CALLS = 21
@@ -35,7 +35,7 @@ def ledger(tmp_path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def differing(ledger: sqlite3.Connection, watch: str, folder: Folder) -> list[Listed]:
-    return [one for batch in Scan(folder, Ignore()).batches() for one in questions.differing(ledger, watch, batch)]
+    return [one for batch in Scan(folder, ignoring()).batches() for one in questions.differing(ledger, watch, batch)]
 
 
 def calls(ledger: sqlite3.Connection, root: Path, files: int) -> int:

@@ -137,14 +137,14 @@ async def test_a_folder_that_is_replaced_is_followed(tmp_path: Path, events: Eve
     async with watching(tmp_path, rescan="1h") as drop:
         await drop.scanned()
         drop.root.rename(tmp_path / "elsewhere")
-        await drop.until(lambda: drop.watcher.lost)
+        await drop.until(lambda: drop.watcher.scanner.lost)
         assert len(drop.events("watch.lost")) == 1
         drop.root.mkdir()
         (drop.root / "new").write_text("x")
         await drop.has("new")
         (drop.root / "newer").write_text("y")
         await drop.has("newer")
-        assert not drop.watcher.lost
+        assert not drop.watcher.scanner.lost
         assert [entry["events"] for entry in drop.events("watch.started")] == [events, events]
 
 
@@ -164,7 +164,7 @@ async def test_a_lost_folder_is_waited_for_without_haste(tmp_path: Path) -> None
     async with watching(tmp_path, rescan=1) as drop:
         await drop.scanned()
         drop.root.rename(tmp_path / "elsewhere")
-        await drop.until(lambda: drop.watcher.lost)
+        await drop.until(lambda: drop.watcher.scanner.lost)
         await asyncio.sleep(1.2)  # the scan is due by now
         gc.collect()  # none of a whole run's objects below
         before = time.process_time()
@@ -320,11 +320,11 @@ async def test_a_folder_that_is_uploaded_already_costs_no_candidates(tmp_path: P
 
 async def test_the_next_scan_is_told_and_lies_ahead(tmp_path: Path) -> None:
     async with watching(tmp_path) as drop:
-        assert drop.watcher.next_scan_at is None  # the first is due at once
+        assert drop.watcher.scanner.next_scan_at is None  # the first is due at once
         await drop.scanned()
-        await drop.until(lambda: drop.watcher.next_scan_at is not None)
-        assert drop.watcher.next_scan_at is not None
-        assert 50 < (drop.watcher.next_scan_at - datetime.now(UTC)).total_seconds() <= 60
+        await drop.until(lambda: drop.watcher.scanner.next_scan_at is not None)
+        assert drop.watcher.scanner.next_scan_at is not None
+        assert 50 < (drop.watcher.scanner.next_scan_at - datetime.now(UTC)).total_seconds() <= 60
 
 
 async def test_a_scan_of_what_is_recorded_asks_the_ledger_once_and_has_no_candidate(
@@ -358,7 +358,7 @@ async def test_a_dry_run_tells_what_would_go_and_records_nothing(tmp_path: Path)
     (tmp_path / "drop" / "a").write_text("x")
     (tmp_path / "drop" / "b.log").write_text("x")
     async with watching(tmp_path, settle=3600, ignore=["*.log"]) as drop:
-        assert [path for path, _ in await drop.watcher.scan_once()] == [b"a"]
+        assert [path for path, _ in await drop.watcher.scanner.list_new()] == [b"a"]
         assert drop.versions == []
 
 
@@ -412,7 +412,7 @@ def test_what_lies_deeper_than_it_is_watched_is_no_news(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     folder = Folder(config)
     hints = Hints({b"sub/a", b"sub"})
-    assert look_at(config, folder, Ignore.of(config), Unfinished(), hints) == Findings()
+    assert look_at(config, folder, Ignore(config), Unfinished(), hints) == Findings()
     folder.close()
 
 
@@ -420,7 +420,7 @@ def test_a_file_that_was_just_closed_is_looked_at_by_settling_alone(tmp_path: Pa
     config = WatchConfig(name="drop", path=tmp_path, bucket="test-bucket", ignore=["*.log"])
     folder = Folder(config)
     hints = Hints({b"other"}, {b"closed", b"closed.log"})
-    found = look_at(config, folder, Ignore.of(config), Unfinished(), hints)
+    found = look_at(config, folder, Ignore(config), Unfinished(), hints)
     assert found == Findings(files={b"closed"}, gone={b"other"}), "neither file is there, but only one was looked at"
     folder.close()
 
@@ -434,7 +434,7 @@ def test_what_a_sick_disk_tells_nothing_of_is_settled_and_scanned(
     config = WatchConfig(name="drop", path=tmp_path, bucket="test-bucket")
     folder = Folder(config)
     monkeypatch.setattr(Folder, "stat", refusing)
-    found = look_at(config, folder, Ignore.of(config), Unfinished(), Hints({b"a"}))
+    found = look_at(config, folder, Ignore(config), Unfinished(), Hints({b"a"}))
     assert found == Findings(files={b"a"}, directories={b"a": True})
     folder.close()
 
@@ -447,6 +447,6 @@ def test_what_can_not_be_looked_at_is_not_taken_for_gone() -> None:
         config = WatchConfig(name="drop", path=root, bucket="test-bucket")
         folder = Folder(config)
         with without_rights():
-            assert look_at(config, folder, Ignore.of(config), Unfinished(), Hints({b"closed/a"})) == Findings()
+            assert look_at(config, folder, Ignore(config), Unfinished(), Hints({b"closed/a"})) == Findings()
         (root / "closed").chmod(0o700)
         folder.close()

@@ -70,13 +70,13 @@ async def test_a_source_that_cannot_start_is_told_once_and_scans_go_on_without_i
         await drop.has("meanwhile")
         await drop.until(lambda: len(drop.events("watch.overflow")) > 3)
         assert [told["log_level"] for told in drop.events("watch.overflow")][:3] == ["warning", "debug", "debug"]
-        assert not drop.watcher._scanner.events
+        assert not drop.watcher.scanner.events
         started.clear()
         refused[0] = False
         await started.wait()
         (drop.root / "after").write_bytes(b"content")
         await drop.has("after")
-        assert drop.watcher._scanner.events
+        assert drop.watcher.scanner.events
 
 
 async def test_while_watches_are_short_it_is_told_once_and_all_are_registered_anew_after_it(
@@ -251,4 +251,4 @@ async def test_a_folder_that_does_not_even_say_what_it_is_on_is_tried_again(
         told = {"writer_check_of": "watch.lost", "choose_source": "watch.overflow"}[where]
         assert len(drop.events(told)) == 1
         await drop.until(lambda: len(drop.events("watch.started")) == 1)
-        assert not drop.watcher.lost
+        assert not drop.watcher.scanner.lost

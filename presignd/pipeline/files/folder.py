@@ -313,16 +313,13 @@ def _open_compared(parent: int, name: bytes, seen: os.stat_result) -> int:
     raise Gone("replaced while it was opened")
 
 
-class os_errors_as_faults:  # noqa: N801 - like contextlib.suppress
-    """A context that turns an ``OSError`` into what the stages handle: ``Gone``, ``NotRegular`` or a ``Fault``."""
-
-    def __enter__(self) -> None:
-        """Begin."""
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        """Raise what stands for ``error``."""
-        if isinstance(error, OSError):
-            raise _meaning_of(error) from None
+@contextmanager
+def os_errors_as_faults() -> Iterator[None]:
+    """Turn an ``OSError`` of the body into what the stages handle: ``Gone``, ``NotRegular`` or a ``Fault``."""
+    try:
+        yield
+    except OSError as error:
+        raise _meaning_of(error) from None
 
 
 def _meaning_of(error: OSError) -> PresigndError:

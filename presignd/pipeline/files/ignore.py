@@ -82,41 +82,23 @@ _PLAIN = re.compile(rf"(?P<name>{_LITERAL})|\*(?P<end>[^*?\[\]\\/\s]+)|(?P<start
 class Ignore:
     """The rules of one watch. A file below an ignored directory is ignored, as in git.
 
-    ``patterns`` come after the defaults, so a negation ("!keep.tmp") cancels a default. ``extra`` and the daemon's own
-    names are ignored whatever ``patterns`` say. ``marker`` is the ``ready_marker`` template. With ``folders``, files
-    at the top are ignored: each folder there is a unit, and they are in none.
+    Its patterns come after the defaults, so a negation ("!keep.tmp") cancels a default. The names that presignd writes
+    beside or below the watch's files, its own and the markers' are ignored whatever the patterns say. Where whole
+    folders are linked, files at the top are ignored: each folder there is a unit, and they are in none.
     """
 
-    def __init__(
-        self,
-        patterns: Iterable[str] = (),
-        *,
-        defaults: bool = True,
-        extra: Iterable[str] = (),
-        marker: str = "",
-        folders: bool = False,
-    ) -> None:
-        self._folders = folders
-        self._defaults = len(DEFAULTS) if defaults else 0
-        self._chosen = _spec(patterns, after=_defaults() if defaults else ())
-        self._always = _spec([f"{os.fsdecode(OWN_PREFIX)}*", *extra, *_glob(marker)])
-        self._markers = _spec(_glob(marker))
+    def __init__(self, watch: WatchConfig) -> None:
+        markers = _glob(watch.ready_marker)
+        inside = [f"/{_escape(watch.moved_inside)}/"] if watch.moved_inside else []
+        self._folders = watch.links_folders
+        self._defaults = _defaults() if watch.ignore_defaults else ()
+        self._chosen = _spec(watch.ignore, after=self._defaults)
+        self._always = _spec([f"{os.fsdecode(OWN_PREFIX)}*", *_glob(watch.link_file), *inside, *markers])
+        self._markers = _spec(markers)
         self.ordinary = _ordinary([*self._always.patterns, *self._chosen.patterns])
         """Return quickly whether no pattern matches a name: such a file is ignored only if its directory is."""
         self.ignores_directory = lru_cache(_CACHED_DIRECTORIES)(self._judge_directory)
         """Return whether everything below a path is ignored; False for the root, b""."""
-
-    @classmethod
-    def of(cls, watch: WatchConfig) -> Ignore:
-        """Return the rules of a watch: its patterns, and the names that it writes beside or below its files."""
-        extra = [*_glob(watch.link_file), *_inside(watch)]
-        return cls(
-            watch.ignore,
-            defaults=watch.ignore_defaults,
-            extra=extra,
-            marker=watch.ready_marker,
-            folders=watch.links_folders,
-        )
 
     def ordinary_in(self, directory: bytes) -> Callable[[bytes], bool]:
         """Return ``ordinary`` for the names in a directory."""
@@ -143,7 +125,7 @@ class Ignore:
             return f"the rule {_pattern(self._always, always)} for names that presignd and its markers use"
         if not chosen.include:
             return ""
-        default = (chosen.index or 0) < self._defaults
+        default = (chosen.index or 0) < len(self._defaults)
         return f"the rule {_pattern(self._chosen, chosen)} of {'ignore_defaults' if default else 'ignore'}"
 
     def is_marker(self, path: bytes) -> bool:
@@ -237,21 +219,15 @@ def _text(path: bytes) -> str:
     return os.fsdecode(path).replace("\n", "\ufdd0")
 
 
+_escape = GitIgnoreSpecPattern.escape
+
+
 def _glob(template: str) -> list[str]:
     """Return the pattern of all names that a template makes: its placeholders match anything."""
     if not template:
         return []
     parts = string.Formatter().parse(template)
     return ["".join(_escape(text) + ("*" if field is not None else "") for text, field, _, _ in parts)]
-
-
-def _inside(watch: WatchConfig) -> list[str]:
-    """Return the pattern of ``move_to`` where it lies inside the watch."""
-    return [f"/{_escape(watch.moved_inside)}/"] if watch.moved_inside else []
-
-
-def _escape(text: str) -> str:
-    return GitIgnoreSpecPattern.escape(text)
 
 
 # --- unfinished downloads -----------------------------------------------------------------------
@@ -261,8 +237,8 @@ def files_waiting_for(path: bytes) -> list[bytes]:
     """Return the paths of the files that may wait for the unfinished download at ``path``."""
     folder, slash, name = path.rpartition(b"/")
     names = [name[: -len(suffix)] for suffix in _ALL if name.lower().endswith(suffix)]
-    if placeholder := _placeholder(name):
-        names.append(placeholder)
+    if salted := _SALTED.fullmatch(name):
+        names.append(salted["stem"] + salted["suffix"])
     return [folder + slash + each for each in names if each]
 
 
@@ -272,11 +248,6 @@ def makes_wait(download: bytes, *, size: int, age: float) -> bool:
     An empty file waits without limit, and so does one that is itself being filled.
     """
     return size == 0 or download.lower().endswith(_CONTROL) or abs(age) < FRESH_SECONDS
-
-
-def _placeholder(name: bytes) -> bytes | None:
-    match = _SALTED.fullmatch(name)
-    return match["stem"] + match["suffix"] if match else None
 
 
 class Unfinished:

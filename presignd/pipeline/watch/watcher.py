@@ -17,7 +17,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from presignd.errors import Fault, FileFault, lacks_descriptors, reason_of
-from presignd.model import Fingerprint, Source
+from presignd.model import Source
 from presignd.pipeline.files.folder import Folder, Gone, NotRegular
 from presignd.pipeline.files.ignore import Ignore, Unfinished, marked
 from presignd.pipeline.files.lease import writer_check_of
@@ -75,8 +75,7 @@ PAUSES = Pauses()
 class Watcher:
     """Watches one folder.
 
-    ``watching`` is set once changes are seen, by scans alone if need be, or the root is known to be away; ``scanned``
-    after the first scan of everything.
+    ``watching`` is set once changes are seen, by scans alone if need be, or the root is known to be away.
     ``on_vanished`` is called with the versions that ended because their files are gone. ``check`` is how files here
     settle, None until ``run`` has found that out.
     """
@@ -102,10 +101,10 @@ class Watcher:
         self._path = folder.root.decode("utf-8", "backslashreplace")
         self._ahead, self._markers = ahead, markers if config.links_folders else None
         self._on_vanished, self._pauses = on_vanished, pauses
-        self._ignore = Ignore.of(config)
+        self._ignore = Ignore(config)
         self._unfinished = Unfinished()
         self._leftovers = Leftovers(lane, folder, ledger, pause=pauses.leftovers)
-        self._scanner = Scanner(
+        self.scanner = Scanner(
             config,
             folder,
             self._ignore,
@@ -116,32 +115,17 @@ class Watcher:
             log=self._log,
             pauses=pauses,
         )
-        self.scanned = self._scanner.scanned
         self._announced: str | None = None
         self._source_name, self._ended_by = "", ""
         self._no_inotify_until = float("-inf")
-
-    @property
-    def lost(self) -> bool:
-        """Whether the root is away."""
-        return self._scanner.lost
-
-    @property
-    def next_scan_at(self) -> datetime | None:
-        """When the next scan is due (UTC): it finds what events missed. None before the first."""
-        return self._scanner.next_scan_at
-
-    async def scan_once(self) -> list[tuple[bytes, Fingerprint]]:
-        """Return the files that would be uploaded: neither ignored nor in the ledger as they are. Changes nothing."""
-        return await self._scanner.list_new()
 
     async def run(self) -> None:
         """Watch until cancelled."""
         loops = {
             "settling": self.lane.run,
             "watching": self._watch,
-            "scanning": self._scanner.scan_when_due,
-            "scanning directories": self._scanner.scan_directories,
+            "scanning": self.scanner.scan_when_due,
+            "scanning directories": self.scanner.scan_directories,
             "restoring leftovers": self._leftovers.run,
         }
         async with asyncio.TaskGroup() as tasks:
@@ -165,7 +149,7 @@ class Watcher:
             stable = time.monotonic() - began > pauses.source_stable
             pause = pauses.source_first if stable else min(pauses.source_last, pause * 2)
             beat(within=pause)
-            await asyncio.sleep(0 if self.lost else pause)
+            await asyncio.sleep(0 if self.scanner.lost else pause)
 
     def _open_source(self) -> AsyncGenerator[Hints, None]:
         """Return the event source; ``no_events`` if the filesystem has no events, or while a limit forbids them."""
@@ -180,7 +164,7 @@ class Watcher:
 
     async def _follow(self, source: AsyncGenerator[Hints, None]) -> None:
         """Handle what the source yields, until it ends, is outdated, or the root is lost."""
-        started = self._scanner.outdated = False
+        started = self.scanner.outdated = False
         async with AsyncExitStack() as stack:
             batches = await stack.enter_async_context(aclosing(source))
             mounts = stack.enter_context(closing(MountTable()))
@@ -195,15 +179,15 @@ class Watcher:
                 await self._handle_hints(hints)
                 beat(within=self._pauses.tick)
                 if mounts.changed():
-                    await self._scanner.check_mounts()
-                if self._scanner.outdated:
+                    await self.scanner.check_mounts()
+                if self.scanner.outdated:
                     return
 
     def _source_started(self) -> None:
         """Request a scan for what was there before changes are seen; log how this watch works."""
         self.watching.set()
-        self._scanner.events, self._ended_by = self._source_name != "polling", ""
-        self._scanner.request_start()
+        self.scanner.events, self._ended_by = self._source_name != "polling", ""
+        self.scanner.request_start()
         if self._announced != self._source_name and self.check is not None:
             self._announced = self._source_name
             self._log.info(
@@ -219,20 +203,20 @@ class Watcher:
         metrics.WATCH_OVERFLOWS.labels(self.name).inc()
         if error.limit:
             self._no_inotify_until = time.monotonic() + self._pauses.without_inotify
-            self._scanner.log_limit(error.message, error.limit)
+            self.scanner.log_limit(error.message, error.limit)
             return
         log = self._log.warning if self._ended_by != error.message else self._log.debug
         log("watch.overflow", reason=f"events may be lost: {error.message}")
         self._ended_by = error.message
-        if self._scanner.events:
-            self._scanner.events = False
+        if self.scanner.events:
+            self.scanner.events = False
             self.watching.set()
-            self._scanner.poll()
+            self.scanner.poll()
 
     # --- hints ----------------------------------------------------------------------------------
     async def _handle_hints(self, hints: Hints) -> None:
         if hints.incomplete:
-            self._scanner.request("burst")
+            self.scanner.request("burst")
         if not hints.paths and not hints.closed:
             return
         looked_at, inline = utcnow(), len(hints.paths) <= self._folder.inline_limit
@@ -240,10 +224,10 @@ class Watcher:
             lambda: look_at(self._config, self._folder, self._ignore, self._unfinished, hints), inline=inline
         )
         if found.cut_short:
-            self._scanner.request_later()
+            self.scanner.request_later()
         self.lane.submit(found.files, Source.EVENT, closed=hints.closed)
         await asyncio.sleep(0)  # the files first: the rest is done while the ledger works
-        self._scanner.request_directories(found.directories)
+        self.scanner.request_directories(found.directories)
         gone = sorted(found.gone)
         for start in range(0, len(gone), _GONE_BATCH):
             await asyncio.shield(self._note_gone(gone[start : start + _GONE_BATCH], looked_at))
@@ -256,11 +240,11 @@ class Watcher:
     # --- the root -------------------------------------------------------------------------------
     async def _wait_for_root(self) -> None:
         """Wait until the root is there; open a new root, which may be on another filesystem."""
-        while self.lost or self.check is None or not await asyncio.to_thread(self._folder.still_there):
+        while self.scanner.lost or self.check is None or not await asyncio.to_thread(self._folder.still_there):
             if self.check is not None:
                 self._lose_root()
             if await asyncio.to_thread(self._folder.reopen) and await self._start_settling():
-                self._scanner.lost = False
+                self.scanner.lost = False
                 return
             self._lose_root()
             beat(within=self._pauses.tick)
@@ -287,9 +271,9 @@ class Watcher:
 
     def _lose_root(self) -> None:
         """Note that the root is away; log it once."""
-        if not self.lost:
+        if not self.scanner.lost:
             self._log.error("watch.lost", path=self._path, fix="bring the folder back; it is looked for each second")
-        self._scanner.lost, self._announced = True, None
+        self.scanner.lost, self._announced = True, None
         self.watching.set()
 
 
@@ -316,22 +300,18 @@ def look_at(watch: WatchConfig, folder: Folder, ignore: Ignore, unfinished: Unfi
         if ignore.is_marker(path):
             _add_marked(watch, ignore, path, findings)
             continue
-        _look_at_one(watch, folder, ignore, path, findings)
-        if ignore.ignores_directory(path):
+        file_ignored, directory_ignored = ignore.ignores_file(path), ignore.ignores_directory(path)
+        if directory_ignored:
             # Perhaps an unfinished download that is gone: look at the files that wait for it.
             findings.files |= {waiting for waiting in unfinished.note(path) if not ignore.ignores_file(waiting)}
+        if file_ignored and directory_ignored:
+            continue
+        is_file, is_directory = _kind_of(folder, path, findings)
+        if is_file and not file_ignored:
+            findings.files.add(path)
+        if is_directory and watch.recursive and not directory_ignored:
+            findings.directories[path] = True
     return findings
-
-
-def _look_at_one(watch: WatchConfig, folder: Folder, ignore: Ignore, path: bytes, findings: Findings) -> None:
-    file_ignored, directory_ignored = ignore.ignores_file(path), ignore.ignores_directory(path)
-    if file_ignored and directory_ignored:
-        return
-    is_file, is_directory = _kind_of(folder, path, findings)
-    if is_file and not file_ignored:
-        findings.files.add(path)
-    if is_directory and watch.recursive and not directory_ignored:
-        findings.directories[path] = True
 
 
 def _kind_of(folder: Folder, path: bytes, findings: Findings) -> tuple[bool, bool]:

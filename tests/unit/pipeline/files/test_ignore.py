@@ -12,6 +12,7 @@ from pathspec import GitIgnoreSpec
 from presignd.config import WatchConfig
 from presignd.pipeline.files import ignore as module
 from presignd.pipeline.files.ignore import Ignore, beside, marked
+from tests.ignoring import ignoring
 
 
 def watch(**options: object) -> WatchConfig:
@@ -37,26 +38,26 @@ def watch(**options: object) -> WatchConfig:
     ],
 )
 def test_the_defaults_leave_out_what_is_not_whole_and_litter(path: bytes) -> None:
-    assert Ignore().ignores_file(path)
-    assert not Ignore(defaults=False).ignores_file(path)
+    assert ignoring().ignores_file(path)
+    assert not ignoring(ignore_defaults=False).ignores_file(path)
 
 
 @pytest.mark.parametrize(
     "path", [b"a", b"tmp", b"a.tmp.txt", b"part", b"~a", b"a.parts", b"sub/a.txt", b"\xff\xfe", b"a\nb", "ä".encode()]
 )
 def test_ordinary_names_are_taken(path: bytes) -> None:
-    assert not Ignore().ignores_file(path)
+    assert not ignoring().ignores_file(path)
 
 
 def test_a_negation_takes_a_default_back() -> None:
-    ignore = Ignore(["!keep.tmp"])
+    ignore = ignoring("!keep.tmp")
     assert not ignore.ignores_file(b"keep.tmp")
     assert not ignore.ignores_file(b"sub/keep.tmp")
     assert ignore.ignores_file(b"other.tmp")
 
 
 def test_later_patterns_win_and_slashes_anchor_as_in_git() -> None:
-    ignore = Ignore(["/top.log", "logs/", "*.bak", "!important.bak", "docs/**/draft"])
+    ignore = ignoring("/top.log", "logs/", "*.bak", "!important.bak", "docs/**/draft")
     assert ignore.ignores_file(b"top.log")
     assert not ignore.ignores_file(b"sub/top.log")
     assert ignore.ignores_file(b"sub/logs/x")
@@ -68,14 +69,14 @@ def test_later_patterns_win_and_slashes_anchor_as_in_git() -> None:
 
 def test_a_file_below_an_ignored_directory_is_ignored_whatever_takes_it_back() -> None:
     """A scan prunes the directory and never sees the file: an event must come to the same answer."""
-    ignore = Ignore(["*", "!*.pdf"])
+    ignore = ignoring("*", "!*.pdf")
     assert not ignore.ignores_file(b"a.pdf")
     assert ignore.ignores_directory(b"sub")
     assert ignore.ignores_file(b"sub/a.pdf")
 
 
 def test_own_names_are_ignored_whatever_the_configuration_says() -> None:
-    ignore = Ignore(["!.presignd-x", "!.presignd-*"], defaults=False)
+    ignore = ignoring("!.presignd-x", "!.presignd-*", ignore_defaults=False)
     assert ignore.ignores_file(b".presignd-x")
     assert ignore.ignores_file(b"sub/.presignd-check")
 
@@ -90,7 +91,7 @@ PATHS = st.lists(st.sampled_from(["a", "b", "ab", "a.b", "ba", "*", "a\nb"]), mi
 
 @given(LINES, PATHS)
 def test_the_short_way_for_ordinary_names_comes_to_what_the_patterns_say(patterns: list[str], path: str) -> None:
-    ignore = Ignore(patterns, defaults=False)
+    ignore = ignoring(*patterns, ignore_defaults=False)
     spec = GitIgnoreSpec.from_lines(patterns, backend="simple")
     parts = path.replace("\n", "\ufdd0").split("/")
     directories = ["/".join(parts[:count]) + "/" for count in range(1, len(parts))]
@@ -98,37 +99,37 @@ def test_the_short_way_for_ordinary_names_comes_to_what_the_patterns_say(pattern
 
 
 def test_names_that_only_the_defaults_mean_are_told_from_ordinary_ones_without_a_pattern() -> None:
-    ignore = Ignore(["*.log", "docs/", "!keep.tmp"])
+    ignore = ignoring("*.log", "docs/", "!keep.tmp")
     assert ignore.ordinary(b"a.pdf")
     assert not any(ignore.ordinary(name) for name in (b"a.log", b".hidden", b"a.part", b"Thumbs.db", b"keep.tmp"))
-    assert not Ignore(["docs/*.pdf"]).ordinary(b"a.txt")
+    assert not ignoring("docs/*.pdf").ordinary(b"a.txt")
 
 
 @pytest.mark.parametrize("pattern", ["Übersicht.txt", "*.größe", "Ä*"])
 def test_a_pattern_means_its_own_letters_beyond_ascii(pattern: str) -> None:
-    ignore, other = Ignore([pattern]), pattern.swapcase().replace("*", "a")
+    ignore, other = ignoring(pattern), pattern.swapcase().replace("*", "a")
     assert ignore.ignores_file(pattern.replace("*", "a").encode())
     assert not ignore.ignores_file(other.encode())
     assert ignore.ordinary(b"a.pdf")
 
 
 def test_a_line_feed_in_a_name_is_no_end_of_the_name() -> None:
-    assert not Ignore().ignores_file(b"a.tmp\n")
-    assert not Ignore().ignores_file(b"a.tmp\nb")
-    assert Ignore().ignores_file(b"a\nb.tmp")
-    assert Ignore().ignores_file(b"a\nb/c.tmp")
+    assert not ignoring().ignores_file(b"a.tmp\n")
+    assert not ignoring().ignores_file(b"a.tmp\nb")
+    assert ignoring().ignores_file(b"a\nb.tmp")
+    assert ignoring().ignores_file(b"a\nb/c.tmp")
 
 
 def test_names_that_are_no_utf8_are_matched_by_the_part_that_is() -> None:
-    assert Ignore().ignores_file(b"\xff\xfe.tmp")
+    assert ignoring().ignores_file(b"\xff\xfe.tmp")
 
 
 def test_the_root_itself_is_never_ignored() -> None:
-    assert not Ignore(["*"]).ignores_directory(b"")
+    assert not ignoring("*").ignores_directory(b"")
 
 
 def test_move_to_inside_the_watch_is_ignored_and_only_that() -> None:
-    ignore = Ignore.of(watch(after="move", move_to=Path("/srv/drop/done [1]"), ignore=("!done*",)))
+    ignore = Ignore(watch(after="move", move_to=Path("/srv/drop/done [1]"), ignore=("!done*",)))
     assert ignore.ignores_directory(b"done [1]")
     assert ignore.ignores_file(b"done [1]/deep/a")
     assert not ignore.ignores_directory(b"done 1")
@@ -136,12 +137,12 @@ def test_move_to_inside_the_watch_is_ignored_and_only_that() -> None:
 
 
 def test_move_to_elsewhere_adds_no_rule() -> None:
-    ignore = Ignore.of(watch(after="move", move_to=Path("/srv/done")))
+    ignore = Ignore(watch(after="move", move_to=Path("/srv/done")))
     assert not ignore.ignores_file(b"done/a")
 
 
 def test_link_files_and_markers_are_never_candidates() -> None:
-    ignore = Ignore.of(watch(link_file="{name}.link.txt", ready_marker="{stem}.ok", ignore=("!*.ok",)))
+    ignore = Ignore(watch(link_file="{name}.link.txt", ready_marker="{stem}.ok", ignore=("!*.ok",)))
     assert ignore.ignores_file(b"sub/a.pdf.link.txt")
     assert ignore.ignores_file(b"sub/a.ok")
     assert ignore.is_marker(b"sub/a.ok")
@@ -150,13 +151,13 @@ def test_link_files_and_markers_are_never_candidates() -> None:
 
 
 def test_signs_of_patterns_in_a_template_mean_themselves() -> None:
-    ignore = Ignore.of(watch(ready_marker="[{name}]!ok"))
+    ignore = Ignore(watch(ready_marker="[{name}]!ok"))
     assert ignore.is_marker(b"[a]!ok")
     assert not ignore.is_marker(b"a!ok")
 
 
 def test_without_a_marker_nothing_is_one() -> None:
-    assert not Ignore.of(watch()).is_marker(b"a.ok")
+    assert not Ignore(watch()).is_marker(b"a.ok")
 
 
 @pytest.mark.parametrize(
@@ -200,13 +201,13 @@ def test_a_marker_that_may_be_of_several_files_or_none_names_none(template: str,
     ],
 )
 def test_the_rule_that_ignores_a_file_is_named(path: bytes, why: str) -> None:
-    rules = Ignore.of(watch(ignore=["*.log", "old/", "!keep.tmp"], ready_marker="{name}.ok"))
+    rules = Ignore(watch(ignore=["*.log", "old/", "!keep.tmp"], ready_marker="{name}.ok"))
     assert rules.why(path) == why
 
 
 @given(st.lists(st.sampled_from(["a", "old", ".x", "b.part", "c.log", "keep.tmp", ".presignd-1"]), min_size=1))
 def test_a_rule_is_named_for_what_is_ignored_and_for_nothing_else(parts: list[str]) -> None:
-    rules = Ignore.of(watch(ignore=["*.log", "old/", "!keep.tmp", "/a/*/b.part"]))
+    rules = Ignore(watch(ignore=["*.log", "old/", "!keep.tmp", "/a/*/b.part"]))
     path = "/".join(parts).encode()
     assert bool(rules.why(path)) == rules.ignores_file(path)
 
@@ -227,33 +228,33 @@ def test_a_rule_is_named_for_what_is_ignored_and_for_nothing_else(parts: list[st
     ],
 )
 def test_the_defaults_mean_their_names_in_any_case(name: str) -> None:
-    assert Ignore().ignores_file(name.encode())
-    assert name.lower() in Ignore().why(name.encode()).lower() or "ignore_defaults" in Ignore().why(name.encode())
-    assert not Ignore(defaults=False).ignores_file(name.encode())
+    assert ignoring().ignores_file(name.encode())
+    assert name.lower() in ignoring().why(name.encode()).lower() or "ignore_defaults" in ignoring().why(name.encode())
+    assert not ignoring(ignore_defaults=False).ignores_file(name.encode())
 
 
 def test_a_pattern_of_the_configuration_means_its_own_case() -> None:
-    assert Ignore(["*.bak"]).ignores_file(b"a.bak")
-    assert not Ignore(["*.bak"]).ignores_file(b"a.BAK")
-    assert not Ignore(["!*.PART"]).ignores_file(b"a.PART"), "and takes back what it says"
-    assert Ignore(["!*.PART"]).ignores_file(b"a.part")
+    assert ignoring("*.bak").ignores_file(b"a.bak")
+    assert not ignoring("*.bak").ignores_file(b"a.BAK")
+    assert not ignoring("!*.PART").ignores_file(b"a.PART"), "and takes back what it says"
+    assert ignoring("!*.PART").ignores_file(b"a.part")
 
 
 def test_safari_s_download_is_a_folder() -> None:
-    assert Ignore().ignores_file(b"report.pdf.download/report.pdf")
-    assert not Ignore().ignores_file(b"report.pdf.download")
+    assert ignoring().ignores_file(b"report.pdf.download/report.pdf")
+    assert not ignoring().ignores_file(b"report.pdf.download")
 
 
 def test_the_defaults_can_all_be_told_by_methods_of_bytes() -> None:
     """Else every name of a scan would be matched against every pattern."""
-    assert Ignore().ordinary(b"report.pdf")
+    assert ignoring().ordinary(b"report.pdf")
 
 
 @pytest.mark.parametrize("move_to", ["/srv/drop/done", "/srv/drop/sub/../done", "/srv/x/../drop/done"])
 def test_move_to_inside_the_watch_is_left_alone_however_it_is_spelled(move_to: str) -> None:
     watch = WatchConfig(name="drop", path=Path("/srv/drop"), bucket="bucket", after="move", move_to=Path(move_to))
-    assert Ignore.of(watch).ignores_file(b"done/a")
-    assert not Ignore.of(watch).ignores_file(b"sub/a")
+    assert Ignore(watch).ignores_file(b"done/a")
+    assert not Ignore(watch).ignores_file(b"sub/a")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from presignd.pipeline.watch import inotify
 from presignd.pipeline.watch.source import INSTANCES, WATCHES, Hints, SourceEnded
 from presignd.system import syscalls
 from tests.finishing import failing
+from tests.ignoring import ignoring
 
 
 class Kernel:
@@ -53,7 +54,7 @@ def tree(
     folder: Folder, kernel: Kernel, monkeypatch: pytest.MonkeyPatch, ignore: Ignore | None = None
 ) -> inotify._Tree:
     monkeypatch.setattr(syscalls, "libc", lambda: kernel)
-    return inotify._Tree(folder, ignore or Ignore(), recursive=True)
+    return inotify._Tree(folder, ignore or ignoring(), recursive=True)
 
 
 @pytest.mark.parametrize(("number", "limit"), [(errno.EMFILE, INSTANCES), (errno.ENFILE, INSTANCES), (errno.EPERM, "")])
@@ -138,7 +139,7 @@ async def test_an_ignored_directory_is_not_watched_and_what_has_no_name_is_no_hi
     """A change of a watched directory's own attributes comes without a name: its parent's watch tells of it."""
     for name in ("skip", "take"):
         (tmp_path / name).mkdir()
-    ignore = Ignore.of(WatchConfig(name="drop", path=tmp_path, bucket="test-bucket", ignore=["skip/"]))
+    ignore = Ignore(WatchConfig(name="drop", path=tmp_path, bucket="test-bucket", ignore=["skip/"]))
     watches = tree(folder, Kernel(), monkeypatch, ignore)
     try:
         watches._remember(100, b"")
