@@ -79,7 +79,8 @@ async def open_pipeline(
     ignore_sigio()
     register_secrets(config)
     async with AsyncExitStack() as stack:
-        folders = stack.enter_context(Folders())
+        folders = Folders()
+        stack.callback(folders.close_unused, ())
         opened = folders.open(config.watches)
         ledger = await open_ledger(config.ledger.path, patience)
         clean = False

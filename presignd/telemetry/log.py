@@ -321,13 +321,9 @@ def _text(value: Any) -> str:
 
 
 # --- how a line looks -----------------------------------------------------------------------------
-def _quote(value: Any) -> str:
+def _render_json(value: Any) -> str:
     """Return JSON on one line, with nothing in it that a terminal or a line reader acts on."""
     return json_text(value, default=str)
-
-
-def _render_json(event: EventDict) -> str:
-    return _quote(event)
 
 
 class _Console:
@@ -349,7 +345,7 @@ class _Console:
 
 
 def _word(value: Any) -> str:
-    return value if isinstance(value, str) and _PLAIN_WORD.fullmatch(value) else _quote(value)
+    return value if isinstance(value, str) and _PLAIN_WORD.fullmatch(value) else _render_json(value)
 
 
 # --- setting up structlog and logging -------------------------------------------------------------

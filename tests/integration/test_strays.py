@@ -19,7 +19,7 @@ from tests.watching import watching as watched
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-watching = partial(watched, pauses=Pauses(leftovers=0.02))
+watching = partial(watched, pauses=Pauses(tick=0.02))
 
 
 async def linked(drop: Drop, path: str) -> FileVersion:
@@ -101,7 +101,7 @@ async def test_what_went_meanwhile_is_looked_for_no_more(tmp_path: Path) -> None
     """Its version may be under work for long, or through: nothing is there to be offered."""
     async with watching(tmp_path) as drop:
         version = await linked(drop, "old/a.txt")
-        looked_after = leftovers.Leftovers(drop.watcher.lane, drop.folder, drop.ledger, pause=1)
+        looked_after = leftovers.Leftovers(drop.watcher.lane, drop.folder, drop.ledger, 1)
         for through in (False, True):
             if through:
                 await drop.ledger.apply(version, Event.FINISH, done_at=NOW)
@@ -112,7 +112,7 @@ async def test_what_went_meanwhile_is_looked_for_no_more(tmp_path: Path) -> None
 
 async def test_a_name_that_nobody_knows_is_told_of_once_however_often_scans_find_it(tmp_path: Path) -> None:
     async with watching(tmp_path) as drop:
-        looked_after = leftovers.Leftovers(drop.watcher.lane, drop.folder, drop.ledger, pause=1.0)
+        looked_after = leftovers.Leftovers(drop.watcher.lane, drop.folder, drop.ledger, 1.0)
         with capture_logs() as told:
             for _ in range(3):
                 looked_after.add([b".presignd-another-one"])

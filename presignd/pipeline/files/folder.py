@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from itertools import chain, count, groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from presignd.errors import NO_DESCRIPTORS, Fault, PresigndError, UsageError, reason_of, system_fault
 from presignd.system.durable import rename_noreplace
@@ -207,12 +207,6 @@ class Folders:
 
     def __init__(self) -> None:
         self._open: dict[bytes, Folder] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close_unused(())
 
     def open(self, watches: Sequence[WatchConfig], *, lock: bool = False) -> dict[str, Folder]:
         """Return the folder of each watch, by name; with ``lock``, locked against other daemons.

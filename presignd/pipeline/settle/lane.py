@@ -135,8 +135,6 @@ class Lane:
         self.watch, self._config = watch.name, watch
         self._looker: Looker
         self._opened = False
-        self._takes_away = watch.after != "keep"
-        self._root = root_of(watch)
         self._ledger, self._record_new, self._on_return, self._monotonic = ledger, record, on_return, monotonic
         self._entries: dict[bytes, _Entry] = {}
         self._queues: tuple[list[tuple[float, int, _Entry]], ...] = ([], [], [])
@@ -325,7 +323,7 @@ class Lane:
         Of these, what the ledger has as it is needs no marker: that may be gone for good.
         """
         known = await self._ledger.known(self.watch, [entry.path for entry, _, _ in asked])
-        new, touched = list[_Found](), list[_Found]()
+        new, touched, takes_away = list[_Found](), list[_Found](), self._config.after != "keep"
         for found in asked:
             entry, look, fingerprint = found
             version = known.get(entry.path)
@@ -335,7 +333,7 @@ class Lane:
                 else:
                     self._wait(entry, look.wait)
                 continue
-            verdict = compare_with_ledger(version, fingerprint, readable=not look.fault, takes_away=self._takes_away)
+            verdict = compare_with_ledger(version, fingerprint, readable=not look.fault, takes_away=takes_away)
             if verdict is Verdict.NEW:
                 new.append(found)
             elif verdict is Verdict.SAME:
@@ -362,11 +360,10 @@ class Lane:
         self._retries[code] += 1
         entry.retries = code
         if passing and self._retries[code] == 1:
-            path = shown_path(self._root, entry.path)
             get_logger().warning(
                 "settle.retry",
                 watch=self.watch,
-                path=path,
+                path=shown_path(root_of(self._config), entry.path),
                 error_code=code,
                 error=passing.message,
                 fix=passing.fix,

@@ -39,14 +39,7 @@ _OURS = re.compile(re.escape(OWN_PREFIX) + rb"([0-9a-zA-Z-]+)(\.link)?")
 class Leftovers:
     """Restores or removes what scans of one watch find under presignd's own names."""
 
-    def __init__(
-        self,
-        lane: Lane,
-        folder: Folder,
-        ledger: Ledger,
-        *,
-        pause: float,
-    ) -> None:
+    def __init__(self, lane: Lane, folder: Folder, ledger: Ledger, pause: float) -> None:
         self._lane, self._folder, self._ledger, self._pause = lane, folder, ledger, pause
         self._paths: set[bytes] = set()
         self._unknown: set[bytes] = set()

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from presignd.pipeline.watch.watcher import Pauses
 
 BATCH, MAX_BATCH = 1000, 4000
-"""Files in a batch, which is one query to the ledger: fastest for whole directories. One directory may fill a batch up
-to ``MAX_BATCH``."""
+"""Files in a batch, which is one query to the ledger: fastest for whole directories. So the directory that fills one
+may make it longer, up to ``MAX_BATCH``."""
 
 MIN_RESCAN = 60.0
 SCAN_SHARE = 0.001
@@ -80,17 +80,15 @@ class Scan:
         self.own_names: list[bytes] = []
 
     def batches(self) -> Iterator[list[Listed]]:
-        """Yield files in batches. A batch ends with the directory that fills it, or after ``MAX_BATCH`` of one."""
-        began = time.perf_counter()
-        batch: list[Listed] = []
-        for some in self._walk():
-            batch += some
-            if len(batch) >= BATCH:
-                self._count(batch, began)
-                yield batch
-                batch, began = [], time.perf_counter()
-        self._count(batch, began)
-        if batch:
+        """Yield files in batches. A batch ends with the directory that fills it, or at ``MAX_BATCH``."""
+        batches = self._walk()
+        while True:
+            began = time.perf_counter()
+            batch = next(batches, None)
+            self.seconds += time.perf_counter() - began
+            if batch is None:
+                return
+            self.files += len(batch)
             yield batch
 
     async def in_thread(self) -> AsyncGenerator[list[Listed], None]:
@@ -102,24 +100,23 @@ class Scan:
         finally:
             self.stop.set()
 
-    def _count(self, batch: list[Listed], began: float) -> None:
-        self.files += len(batch)
-        self.seconds += time.perf_counter() - began
-
     def _walk(self) -> Iterator[list[Listed]]:
+        batch: list[Listed] = []
         while self._waiting and not self.stop.is_set():
             directory = self._waiting.pop()
-            some: list[Listed] = []
             try:
                 for one in self._list(directory):
-                    some.append(one)
-                    if len(some) == MAX_BATCH:
-                        yield some
-                        some = []
-            except (Gone, NotRegular, Fault, OSError) as error:
+                    batch.append(one)
+                    if len(batch) == MAX_BATCH:
+                        yield batch
+                        batch = []
+            except (Gone, NotRegular, Fault, OSError) as error:  # what was listed before an error counts
                 self._note_problem(directory, error)
-            if some:  # with what was listed before an error
-                yield some
+            if len(batch) >= BATCH:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
 
     def _list(self, directory: bytes) -> Iterator[Listed]:
         """Yield one directory's files. Each costs hardly more than a ``stat``: no object, and usually no pattern."""

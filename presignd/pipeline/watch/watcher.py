@@ -55,7 +55,8 @@ class Pauses:
     """The pauses of one watch."""
 
     tick: float = TICK_SECONDS
-    """Pause between two looks for a root that is away, and the longest wait of each loop."""
+    """Pause between two looks for a root that is away, or at names of presignd's own that are still in use; the longest
+    wait of each loop."""
     source_first: float = 0.05
     """Pause before the event source is started again; each further one is twice as long, up to ``source_last``."""
     source_last: float = 5.0
@@ -65,8 +66,6 @@ class Pauses:
     """How long to poll before inotify is tried again, after one of its limits was met."""
     scan_retry: float = 2.0
     """Pause before everything is scanned again, after a scan for which too many files were open."""
-    leftovers: float = 1.0
-    """Pause between two looks at names of presignd's own that are still in use."""
 
 
 PAUSES = Pauses()
@@ -103,7 +102,7 @@ class Watcher:
         self._on_vanished, self._pauses = on_vanished, pauses
         self._ignore = Ignore(config)
         self._unfinished = Unfinished()
-        self._leftovers = Leftovers(lane, folder, ledger, pause=pauses.leftovers)
+        self._leftovers = Leftovers(lane, folder, ledger, pauses.tick)
         self.scanner = Scanner(
             config,
             folder,
