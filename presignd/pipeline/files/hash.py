@@ -198,11 +198,3 @@ def prepare(
         raise fault("changed_while_uploading", "its size changed")
     checksums = {algorithm: f"{algorithm}:{digest.hexdigest()}" for algorithm, digest in digests.items()}
     return Prepared(fd, fingerprint, checksums, kept)
-
-
-def prepare_to_keep(fd: int, size: int, algorithms: Collection[str], read: Read) -> Prepared:
-    """Prepare a small file without keeping its descriptor; a change after that raises, too."""
-    prepared = prepare(fd, size, algorithms, read=read)
-    if fingerprint_of(fd) != prepared.fingerprint:
-        raise fault("changed_while_uploading", "it changed while it was read")
-    return Prepared(None, *prepared[1:])

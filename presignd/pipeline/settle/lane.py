@@ -74,7 +74,6 @@ _PRIORITIES = {Source.EVENT: 0, Source.SCAN: 1, Source.BACKLOG: 2}
 """The lower is looked at first. Here an event goes before a scan; once they are recorded they are equal."""
 
 Record: TypeAlias = "Callable[[Sequence[NewVersion], Mapping[str, Prepared]], Awaitable[None]]"
-OnReturn: TypeAlias = "Callable[[FileVersion], Awaitable[bool]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +128,7 @@ class Lane:
         ledger: Ledger,
         *,
         record: Record,
-        on_return: OnReturn,
+        on_return: Callable[[FileVersion], Awaitable[bool]],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.watch, self._config = watch.name, watch

@@ -19,7 +19,7 @@ from presignd.ledger import Ledger
 from presignd.model import FileVersion, Fingerprint
 from presignd.pipeline.faults import Vanished, Writing
 from presignd.pipeline.files.folder import Folder, Gone, NotRegular, os_errors_as_faults
-from presignd.pipeline.files.hash import TINY, Prepared, Read, checksum_like, fingerprint_of, prepare_to_keep
+from presignd.pipeline.files.hash import TINY, Prepared, Read, checksum_like, fingerprint_of, prepare
 from presignd.pipeline.files.lease import has_writer
 from presignd.pipeline.intake import may_number, needs_hash, refuse_too_large, render_for
 from presignd.pipeline.put import PutRequest
@@ -262,9 +262,11 @@ def read_whole(
     """
     fd = open_to_send(folder, version, put)
     try:
-        prepared = prepare_to_keep(fd, version.size, algorithms, read)
+        prepared = prepare(fd, version.size, algorithms, read=read)
         require_settled(prepared.fingerprint, version)
-        return prepared
+        if fingerprint_of(fd) != prepared.fingerprint:
+            raise fault("changed_while_uploading", "it changed while it was read")
+        return prepared._replace(fd=None)
     finally:
         close_quietly(fd)
 

@@ -70,12 +70,11 @@ async def _until_readable(fd: int) -> None:
 
 
 class _Tree:
-    """The inotify watches of one folder, by number and by directory (bytes below the root)."""
+    """The inotify watches of one folder: by their numbers, the directories (bytes below the root)."""
 
     def __init__(self, folder: Folder, ignore: Ignore, *, recursive: bool) -> None:
         self._folder, self._ignore, self._recursive = folder, ignore, recursive
         self._paths: dict[int, bytes] = {}
-        self._numbers: dict[bytes, int] = {}
         self._out_of_watches = False
         self.ended = False
         try:
@@ -109,7 +108,7 @@ class _Tree:
         try:
             # By descriptor: nothing outside the folder is watched, whatever is replaced during the call.
             try:
-                self._remember(inotify_add_watch(self.fd, b"/proc/self/fd/%d" % fd, _WANTED), directory)
+                self._paths[inotify_add_watch(self.fd, b"/proc/self/fd/%d" % fd, _WANTED)] = directory
             except OSError as error:
                 if error.errno == errno.ENOSPC:
                     self._out_of_watches = True
@@ -122,25 +121,13 @@ class _Tree:
         finally:
             os.close(fd)
 
-    def _remember(self, number: int, directory: bytes) -> None:
-        before = self._paths.get(number)
-        if before is not None and self._numbers.get(before) == number:
-            del self._numbers[before]
-        self._paths[number] = directory
-        self._numbers[directory] = number
-
-    def _forget(self, number: int) -> None:
-        path = self._paths.pop(number, None)
-        if path is not None and self._numbers.get(path) == number:
-            del self._numbers[path]
-
     def _unwatch(self, directory: bytes) -> None:
         """Remove the watches of a directory that was moved away, and of all below: these have other paths now."""
-        for path in [path for path in self._numbers if path == directory or path.startswith(directory + b"/")]:
-            number = self._numbers[path]
+        below = directory + b"/"
+        for number in [number for number, path in self._paths.items() if (path + b"/").startswith(below)]:
             with suppress(OSError):  # the directory may be gone, and its watch with it
                 inotify_rm_watch(self.fd, number)
-            self._forget(number)
+            del self._paths[number]
 
     # --- events ---------------------------------------------------------------------------------
     async def read(self) -> Hints:
@@ -175,7 +162,7 @@ class _Tree:
             # Another directory shows where one was unmounted: end, so that all is watched again.
             self.ended = self.ended or directory == b"" or bool(mask & _UNMOUNT)
         if mask & _IGNORED:
-            self._forget(number)
+            self._paths.pop(number, None)
 
     def _read_events(self) -> Iterator[tuple[int, int, bytes]]:
         """Yield each event's watch number, mask and name."""

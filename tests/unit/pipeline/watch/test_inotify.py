@@ -41,6 +41,9 @@ class Kernel:
         self.watched += 1
         return self.watched
 
+    def inotify_rm_watch(self, _fd: int, _number: int) -> int:
+        return 0
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Folder]:
@@ -114,21 +117,18 @@ def test_a_directory_that_can_not_be_watched_costs_no_other_its_watch(
         watches.add(b"")
     finally:
         os.close(watches.fd)
-    assert sorted(watches._numbers) == [b"", b"a/b"]
+    assert sorted(watches._paths.values()) == [b"", b"a/b"]
 
 
-def test_a_watch_that_stands_for_another_path_now_forgets_the_first(
+def test_a_directory_that_was_moved_away_loses_its_watches_and_those_below_it(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernel gives a directory that was moved within the folder the number it had."""
+    """Also the watch of one that came to its path since: the event that follows adds that again."""
     watches = tree(folder, Kernel(), monkeypatch)
     try:
-        watches._remember(7, b"before")
-        watches._remember(7, b"after")
-        watches._remember(8, b"after")
-        watches._forget(7)
-        watches._forget(7)
-        assert (watches._numbers, watches._paths) == ({b"after": 8}, {8: b"after"})
+        watches._paths = {1: b"", 2: b"a", 3: b"a/b", 4: b"ab", 5: b"a"}
+        watches._unwatch(b"a")
+        assert watches._paths == {1: b"", 4: b"ab"}
     finally:
         os.close(watches.fd)
 
@@ -142,13 +142,13 @@ async def test_an_ignored_directory_is_not_watched_and_what_has_no_name_is_no_hi
     ignore = Ignore(WatchConfig(name="drop", path=tmp_path, bucket="test-bucket", ignore=["skip/"]))
     watches = tree(folder, Kernel(), monkeypatch, ignore)
     try:
-        watches._remember(100, b"")
+        watches._paths[100] = b""
         made = inotify._CREATE | inotify._ISDIR
         told = [(inotify._ATTRIB | inotify._ISDIR, b""), (made, b"skip"), (made, b"take")]
         data = b"".join(inotify._EVENT_HEAD.pack(100, mask, 0, len(name)) + name for mask, name in told)
         os.pwrite(watches.fd, data, 0)
         hints = await watches.read()
         assert hints == Hints({b"skip", b"take"})
-        assert sorted(watches._numbers) == [b"", b"take"]
+        assert sorted(watches._paths.values()) == [b"", b"take"]
     finally:
         os.close(watches.fd)
