@@ -72,7 +72,7 @@ PAUSES = Pauses()
 
 
 class Watcher:
-    """Watches one folder.
+    """Watches one folder; what it finds settles in its ``lane``, whose looker gets ``ahead`` and ``markers``.
 
     ``watching`` is set once changes are seen, by scans alone if need be, or the root is known to be away.
     ``on_vanished`` is called with the versions that ended because their files are gone. ``check`` is how files here
