@@ -50,8 +50,7 @@ def make_version(
     if not refused:
         try:
             refuse_too_large(watch, fingerprint.size)
-            fields = _fields(watch.key)
-            if "sha256" not in fields and (prefix is not None or "prefix" not in fields):
+            if not needs_hash(watch.key) and (prefix is not None or not needs_prefix(watch.key)):
                 key = render_for(watch, path, file_id, fingerprint, now, prefix=prefix or "")
         except Fault as problem:
             refused = problem
