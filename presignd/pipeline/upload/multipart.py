@@ -54,7 +54,6 @@ class InParts(Transfer):
     async def _read(self) -> None:
         self.fingerprint = fingerprint_of(self._fd)
         self.part_size = part_size_for(self.size, self._upload.part_size, self._bucket.max_parts)
-        self._sending: dict[int, int] = {}
 
     async def checksum_like(self, like: str, part_size: int, size: int | None = None) -> str:
         """Hash the file; return its checksum in the form of ``like``."""
@@ -97,6 +96,7 @@ class InParts(Transfer):
         version = self._version
         self._algorithm = algorithm_of(version.intent or "md5:")
         self._parts = {part.number: part for part in await self._ledger.parts(version)}
+        self._sending: dict[int, int] = {}
         self._stored = sum(part.size for part in self._parts.values())
         self._report()
         if self._parts:

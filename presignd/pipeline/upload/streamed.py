@@ -27,7 +27,6 @@ class Streamed(InParts):
         return self._put.stream
 
     async def _read(self) -> None:
-        await super()._read()
         version = self._version
         self.fingerprint, self.part_size, self.checksum = version.fingerprint, version.part_size, self._stream.checksum
 
